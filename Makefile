@@ -1,0 +1,54 @@
+# Targets set up .venv themselves, whenever pyproject.toml has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test test-long bench demo lab lint format clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+venv: $(STAMP) ## set up .venv with everything that the other targets need
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3 python3-venv; \
+		else \
+			echo "$(PYTHON) with its venv module is needed: sudo apt-get install python3-venv" >&2; \
+			exit 1; \
+		fi; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@touch $@
+
+test: lint ## lint, types, and all tests that take seconds
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: $(STAMP) ## the tests that take minutes
+	$(BIN)/python -m pytest -m long --timeout 1800
+
+bench: $(STAMP) ## measure downtime, restore and fork beside their limits
+	$(BIN)/python -m tests.benchmarks
+
+demo: $(STAMP) ## a real kernel: checkpointed, killed, restored, forked
+	$(BIN)/python -m tests.demo
+
+lab: demo ## the main job
+
+lint: $(STAMP) ## ruff and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff put everything in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and all caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

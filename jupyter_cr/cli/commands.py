@@ -1,0 +1,197 @@
+"""The commands: each parses, calls one operation, and shows the result."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from jupyter_cr import __version__
+
+__all__ = ["cr"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def _debug_option(function: F) -> F:
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+    )(function)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(
+        msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="jupyter-cr")
+@_debug_option
+def cr() -> None:
+    """Checkpoint, restore and fork running Jupyter kernels, with their child processes,
+    threads and open files.
+
+    TARGET is a pid, a connection file, or a kernel's id (or the beginning of one); NAME
+    is a snapshot's.
+    """
+
+
+@cr.command()
+@_json_option
+@_debug_option
+def check(as_json: bool) -> int:
+    """What this machine and user permit, and what to do about what is missing.
+
+    Exit code 0 if kernels can be checkpointed and restored here, 1 if not.
+    """
+    from jupyter_cr.tracer.capabilities import probe_capabilities
+
+    found = probe_capabilities()
+    if as_json:
+        _print_json(found.items)
+    else:
+        from jupyter_cr.cli.display import show_capabilities
+
+        show_capabilities(found)
+    can_restore = found.can_restore_here or found.can_restore_in_namespace
+    return 0 if found.can_checkpoint and can_restore else 1
+
+
+@cr.command()
+@click.argument("target")
+@click.option("--name", help="Of the snapshot; made up from kernel and time if not given.")
+@click.option("--note", default="", help="Any text, to be shown with it.")
+@click.option(
+    "--warm", is_flag=True, help="Keep live twins, for forks within milliseconds."
+)
+@_json_option
+@_debug_option
+def checkpoint(target: str, name: str | None, note: str, warm: bool, as_json: bool) -> None:
+    """Take a snapshot of TARGET, which goes on."""
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import checkpoint
+
+    with progress_bar() as progress:
+        result = checkpoint(target, name=name, note=note, warm=warm, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        from jupyter_cr.cli.display import show_checkpoint
+
+        show_checkpoint(result)
+
+
+@cr.command("list")
+@_json_option
+@_debug_option
+def list_command(as_json: bool) -> None:
+    """All snapshots, oldest first."""
+    from jupyter_cr.operations import list_snapshots
+
+    snapshots = list_snapshots()
+    if as_json:
+        _print_json(snapshots)
+    else:
+        from jupyter_cr.cli.display import show_list
+
+        show_list(snapshots)
+
+
+@cr.command()
+@click.argument("name")
+@_json_option
+@_debug_option
+def show(name: str, as_json: bool) -> None:
+    """What is in a snapshot."""
+    from jupyter_cr.operations import show_snapshot
+
+    details = show_snapshot(name)
+    if as_json:
+        _print_json(details)
+    else:
+        from jupyter_cr.cli.display import show_details
+
+        show_details(details)
+
+
+@cr.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_debug_option
+def rm(names: tuple[str, ...]) -> None:
+    """Remove snapshots: all, or none if one of the names is wrong."""
+    from jupyter_cr.operations import remove_snapshots
+
+    remove_snapshots(names)
+
+
+@cr.command()
+@click.argument("name")
+@_json_option
+@_debug_option
+def verify(name: str, as_json: bool) -> None:
+    """Check every record and every page of a snapshot."""
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import verify_snapshot
+
+    with progress_bar() as progress:
+        result = verify_snapshot(name, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        from jupyter_cr.cli.display import show_verified
+
+        show_verified(result)
+
+
+@cr.command()
+@click.argument("name")
+@click.option("--lazy", is_flag=True, help="Let it run before all of its memory is there.")
+@_json_option
+@_debug_option
+def restore(name: str, lazy: bool, as_json: bool) -> None:
+    """Bring a snapshot back in place of what runs now: same pids, same ports."""
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import restore
+
+    with progress_bar() as progress:
+        result = restore(name, lazy=lazy, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        from jupyter_cr.cli.display import show_restored
+
+        show_restored(result)
+
+
+@cr.command()
+@click.argument("name")
+@click.option(
+    "--connection-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="To be written; a new kernel's in Jupyter's directory if not given.",
+)
+@click.option("--lazy", is_flag=True, help="Let it run before all of its memory is there.")
+@_json_option
+@_debug_option
+def fork(name: str, connection_file: Path | None, lazy: bool, as_json: bool) -> None:
+    """Bring a snapshot back beside the original, on ports of its own."""
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import fork
+
+    with progress_bar() as progress:
+        result = fork(name, connection_file=connection_file, lazy=lazy, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        from jupyter_cr.cli.display import show_forked
+
+        show_forked(result)

@@ -1,0 +1,191 @@
+"""Results, for people: tables where there are rows, sentences where there are none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from jupyter_cr.image.records import ProcessOutcome
+    from jupyter_cr.operations import (
+        CheckpointResult,
+        RestoreResult,
+        SnapshotDetails,
+        VerifyResult,
+    )
+    from jupyter_cr.store import Snapshot
+    from jupyter_cr.tracer.capabilities import Capabilities
+
+__all__ = [
+    "show_capabilities",
+    "show_checkpoint",
+    "show_details",
+    "show_forked",
+    "show_list",
+    "show_restored",
+    "show_verified",
+]
+
+_STATE_STYLES = {"warm": "green", "durable": "", "corrupt": "red", "future": "yellow"}
+_PIPE_WIDTH = 160
+
+
+def _console() -> Console:
+    # In a pipe, rich would wrap at 80 columns.
+    return Console(
+        highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH
+    )
+
+
+def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _time(iso: str) -> str:
+    try:
+        return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return iso
+
+
+def show_capabilities(found: Capabilities) -> None:
+    """What there is, and the advice for what there is not."""
+    console = _console()
+    table = _table("", "capability", "needed for", "found")
+    for item in found.items:
+        mark = "[green]yes[/]" if item.ok else "[red]no[/]"
+        table.add_row(
+            mark, escape(item.name), escape(item.required_for), escape(item.detail)
+        )
+    console.print(table)
+    for item in found.items:
+        if not item.ok and item.advice:
+            console.print(f"[bold]{escape(item.name)}[/]: {escape(item.advice)}")
+
+
+def _processes(processes: Sequence[ProcessOutcome]) -> Table:
+    right = ("pid", "threads", "descriptors", "memory")
+    table = _table("pid", "process", "threads", "descriptors", "memory", right=right)
+    for process in processes:
+        table.add_row(
+            str(process.pid),
+            escape(process.comm),
+            str(process.threads),
+            str(process.descriptors),
+            _size(process.bytes),
+        )
+    return table
+
+
+def show_checkpoint(result: CheckpointResult) -> None:
+    """Its name, what it cost, and what was taken."""
+    console = _console()
+    count = len(result.processes)
+    what = "1 process" if count == 1 else f"{count} processes"
+    console.print(
+        f"Snapshot [bold]{escape(result.name)}[/] is {result.state}: "
+        f"{_size(result.bytes)} of {what}"
+    )
+    console.print(
+        f"Downtime {result.downtime_ms:.1f} ms, durable after {result.elapsed_ms:.0f} ms"
+    )
+    console.print(_processes(result.processes))
+
+
+def show_list(snapshots: Sequence[Snapshot]) -> None:
+    """A line for each snapshot, or a sentence that there are none."""
+    console = _console()
+    if not snapshots:
+        console.print("No snapshots yet. Take one with: jupyter cr checkpoint TARGET")
+        return
+    right = ("size", "processes")
+    table = _table(
+        "name", "state", "taken", "size", "processes", "kernel", "note", right=right
+    )
+    for snapshot in snapshots:
+        style = _STATE_STYLES[snapshot.state]
+        table.add_row(
+            escape(snapshot.name),
+            f"[{style}]{snapshot.state}[/]" if style else snapshot.state,
+            _time(snapshot.created),
+            _size(snapshot.bytes),
+            str(snapshot.processes or ""),
+            escape(snapshot.kernel_name or snapshot.comm),
+            escape(snapshot.note or snapshot.problem),
+        )
+    console.print(table)
+
+
+def show_details(details: SnapshotDetails) -> None:
+    """What a snapshot is, where it was taken, and its processes."""
+    console = _console()
+    header, snapshot = details.header, details.snapshot
+    rows = [
+        ("name", header.name),
+        ("state", snapshot.state),
+        ("taken", _time(header.created)),
+        ("note", header.note),
+        ("size", _size(snapshot.bytes)),
+        ("target", f"pid {header.pid} ({header.comm})"),
+        ("kernel", header.kernel.kernel_name),
+        ("connection", header.kernel.connection_file),
+        ("host", f"Linux {header.release} {header.machine}"),
+        ("written by", f"jupyter-cr {header.tool}"),
+    ]
+    if details.outcome:
+        rows.append(("downtime", f"{details.outcome.downtime_ms:.1f} ms"))
+    grid = Table.grid(padding=(0, 2))
+    for label, value in rows:
+        if value:
+            grid.add_row(f"[bold]{label}[/]", escape(value))
+    console.print(grid)
+    if details.outcome:
+        console.print()
+        console.print(_processes(details.outcome.processes))
+
+
+def show_verified(result: VerifyResult) -> None:
+    """That all is well."""
+    _console().print(
+        f"Snapshot [bold]{escape(result.name)}[/] is sound: {_size(result.bytes)} "
+        f"checked in {result.elapsed_ms:.0f} ms"
+    )
+
+
+def show_restored(result: RestoreResult) -> None:
+    """Where the tree is now."""
+    _show_running(f"Snapshot [bold]{escape(result.name)}[/] runs again", result)
+
+
+def show_forked(result: RestoreResult) -> None:
+    """Where the fork is, and how to talk to it."""
+    _show_running(f"A fork of [bold]{escape(result.name)}[/] runs", result)
+    if result.connection_file:
+        _console().print(
+            f"jupyter console --existing {escape(result.connection_file)}", soft_wrap=True
+        )
+
+
+def _show_running(sentence: str, result: RestoreResult) -> None:
+    console = _console()
+    console.print(f"{sentence} as process {result.pid}, after {result.elapsed_ms:.0f} ms")
+    for warning in result.warnings:
+        console.print(f"[yellow]Note:[/] {escape(warning)}")

@@ -1,0 +1,226 @@
+"""Checkpoint: from a running tree to a snapshot, and the tree goes on.
+
+survey, freeze, collect, twin, thaw, save: the order is the point. Everything a user
+can feel lies between freeze and thaw; nothing is written before it is known that all
+can be restored.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyter_cr.engine import pages
+from jupyter_cr.engine.collect import Collected, collect_tree
+from jupyter_cr.engine.freeze import freeze
+from jupyter_cr.engine.identity import Identity, identity_of
+from jupyter_cr.engine.machine import Machine, file_identities
+from jupyter_cr.engine.open_file_table import FileTable
+from jupyter_cr.engine.shared_memory import save_shared_memory
+from jupyter_cr.engine.state import process
+from jupyter_cr.engine.streams import SnapshotWriter
+from jupyter_cr.engine.survey import Survey, survey_tree
+from jupyter_cr.engine.twin import Twin, make_twin, park_twins
+from jupyter_cr.errors import TargetError
+from jupyter_cr.tracer.handover import Handover
+from jupyter_cr.tracer.proc.maps import read_maps, vm_flags
+
+__all__ = ["CheckpointOutcome", "ProcessSummary", "Progress", "checkpoint_tree"]
+
+Progress = Callable[[str, float], None]
+"""Told the name of the phase, and how much of it is done (0 to 1)."""
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSummary:
+    """What was taken of one process; `bytes` of private memory stored."""
+
+    pid: int
+    comm: str
+    threads: int
+    descriptors: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointOutcome:
+    """How it went; `bytes` stored in all."""
+
+    downtime_ms: float
+    elapsed_ms: float
+    bytes: int
+    processes: tuple[ProcessSummary, ...]
+
+
+@dataclass
+class _Taken:
+    """What the tree was, now that it goes on."""
+
+    collected: Collected
+    twins: dict[int, Twin]
+    downtime_ms: float
+    identity: Identity
+
+
+def checkpoint_tree(
+    pid: int,
+    writer: SnapshotWriter,
+    *,
+    warm: bool = False,
+    directory: Path | None = None,
+    progress: Progress | None = None,
+) -> CheckpointOutcome:
+    """Checkpoint process `pid` and all its descendants into `writer`.
+
+    Args:
+        warm: leave the twins alive, noted beside the snapshot in `directory`, so that
+            forks need not read it.
+
+    Raises:
+        NoSuchProcess, PermissionDenied, AlreadyTraced, TargetError: as `freeze`.
+        Unsupported: something could not be restored; nothing has been written.
+        StorageError: the disk is full.
+    """
+    began = time.perf_counter()
+    report = progress or _silent
+    report("freeze", 0.0)
+    taken = _take(pid)
+    twins = list(taken.twins.values())
+    try:
+        for twin in twins:
+            twin.settle()
+        summaries = _save(taken, writer, report)
+        if warm and directory is not None:
+            park_twins(directory, twins)
+            twins = []
+    finally:
+        for twin in twins:
+            twin.end()
+    elapsed = (time.perf_counter() - began) * 1000
+    total = os.fstat(writer.pages_fd).st_size
+    return CheckpointOutcome(taken.downtime_ms, elapsed, total, summaries)
+
+
+def _silent(phase: str, share: float) -> None:
+    """Nobody is watching."""
+
+
+def _take(pid: int) -> _Taken:
+    for _ in range(_ATTEMPTS):
+        survey = survey_tree(pid)
+        taken = _freeze_and_clone(pid, survey)
+        if not _is_outdated(taken, survey):
+            return taken
+        for twin in taken.twins.values():
+            twin.end()
+    raise TargetError(
+        f"process {pid} keeps changing memory that fork(2) does not hand on",
+        "Try again when it has finished setting up.",
+    )
+
+
+def _freeze_and_clone(pid: int, survey: Survey) -> _Taken:
+    with ExitStack() as on_error:
+        with freeze(pid) as freezing:
+            identity = identity_of(freezing.tree)
+            twins: dict[int, Twin] = {}
+            with collect_tree(freezing.tree, survey) as collected:
+                for outer, remote in collected.remotes.items():
+                    flags = _special_inheritance(remote.frozen.pid, survey)
+                    twins[outer] = make_twin(remote, flags)
+                    on_error.callback(twins[outer].end)
+        on_error.pop_all()
+        return _Taken(collected, twins, freezing.downtime_ms, identity)
+
+
+def _special_inheritance(pid: int, survey: Survey) -> dict[int, tuple[int, frozenset[str]]]:
+    flags = survey.processes[pid].flags
+    special = {start: codes for start, codes in flags.items() if codes & {"dc", "wf"}}
+    if not special:
+        return {}
+    return {
+        mapping.start: (mapping.end, special[mapping.start])
+        for mapping in read_maps(pid)
+        if mapping.start in special
+    }
+
+
+def _is_outdated(taken: _Taken, survey: Survey) -> bool:
+    """Whether a twin lacks memory, or has been given zeros, because its process asked
+    for that after the survey; and put VmFlags right that have changed since."""
+    for outer, twin in taken.twins.items():
+        flags = vm_flags(twin.pid)
+        before = survey.processes[outer].flags
+        record = _record_of(taken.collected.processes, twin.of)
+        assert record.layout is not None
+        for region in record.layout.regions:
+            now = flags.get(region.start)
+            if now is None or (now ^ before.get(region.start, now)) & {"dc", "wf"}:
+                return True
+        survey.processes[outer].flags.update(
+            {s: f | (before.get(s, f) & {"lo", "lf"}) for s, f in flags.items()}
+        )
+    return False
+
+
+def _record_of(records: Sequence[process.Record], pid: int) -> process.Record:
+    return next(record for record in records if record.pid == pid)
+
+
+def _save(
+    taken: _Taken, writer: SnapshotWriter, report: Progress
+) -> tuple[ProcessSummary, ...]:
+    collected = taken.collected
+    writer.add(Machine.here())
+    writer.add(taken.identity)
+    for record in collected.processes:
+        writer.add(record)
+    writer.add(FileTable(collected.files))
+    writer.add(file_identities(collected.processes))
+    stored = _save_pages(taken, writer, report)
+    for record in save_shared_memory(
+        collected.shared, writer.pages_fd, os.fstat(writer.pages_fd).st_size
+    ):
+        writer.add(record)
+    return tuple(
+        ProcessSummary(
+            record.pid,
+            record.name,
+            len(record.threads),
+            sum(place.pid == record.pid for f in collected.files for place in f.places),
+            stored.get(record.pid, 0),
+        )
+        for record in collected.processes
+    )
+
+
+def _save_pages(taken: _Taken, writer: SnapshotWriter, report: Progress) -> dict[int, int]:
+    """Bytes stored of each process."""
+    plans = []
+    offset = 0
+    for twin in taken.twins.values():
+        layout = _record_of(taken.collected.processes, twin.of).layout
+        assert layout is not None
+        runs = pages.find_runs(twin, layout.regions, offset)
+        offset = runs[-1][1] + runs[-1][2] if runs else offset
+        plans.append((twin, layout.regions, runs))
+    total = offset
+
+    def advance(done: int) -> None:
+        writer.advance(done)
+        report("save", done / total if total else 1.0)
+
+    stored = {}
+    with Handover() as handover:
+        for twin, regions, runs in plans:
+            guards = pages.guard_ranges(twin, regions)
+            writer.add(pages.Record.of(twin.of, runs, guards))
+            pages.save_pages(twin, regions, runs, writer.pages_fd, handover, advance)
+            stored[twin.of] = sum(length for _, length, _ in runs)
+    return stored

@@ -1,0 +1,289 @@
+"""Collect: all that Linux holds of a frozen tree, as records."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyter_cr.engine.descriptors import File
+from jupyter_cr.engine.freeze import FrozenProcess, FrozenTree
+from jupyter_cr.engine.open_files import collect_open_files, hold_open_files
+from jupyter_cr.engine.remote_process import RemoteProcess, remote_process
+from jupyter_cr.engine.shared_memory import Copy, copy_shared_memory, tmpfs_paths
+from jupyter_cr.engine.state import (
+    address_space,
+    credentials,
+    process,
+    signal_actions,
+    thread,
+    timers,
+)
+from jupyter_cr.engine.survey import Survey
+from jupyter_cr.errors import EngineError, Unsupported
+from jupyter_cr.tracer import libc
+from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
+from jupyter_cr.tracer.proc.maps import read_maps
+from jupyter_cr.tracer.proc.tasks import auxv, exe_path, namespaces
+from jupyter_cr.tracer.proc.timers import read_posix_timers
+from jupyter_cr.tracer.remote import Result
+
+__all__ = ["Collected", "collect_tree"]
+
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Records of the processes (parents first) and of their open files, copies of
+    shared memory, and the living processes, ready to be cloned, by pid as we see it."""
+
+    processes: tuple[process.Record, ...]
+    files: tuple[File, ...]
+    shared: tuple[Copy, ...]
+    remotes: Mapping[int, RemoteProcess]
+
+
+@contextmanager
+def collect_tree(tree: FrozenTree, survey: Survey) -> Iterator[Collected]:
+    """Collect a frozen tree; it is kept ready for calls during the block.
+
+    Raises:
+        Unsupported: something in it cannot be restored. Nothing has been changed.
+    """
+    _refuse_foreign(tree)
+    with ExitStack() as stack:
+        remotes = {}
+        maps = {frozen.pid: read_maps(frozen.pid) for frozen in tree.living}
+        for frozen in tree.living:
+            assert frozen.memory is not None
+            known = survey.of(frozen.pid, frozen.memory, maps[frozen.pid])
+            remotes[frozen.pid] = stack.enter_context(
+                remote_process(frozen, maps[frozen.pid], known.gadgets)
+            )
+        records = [_collect_process(frozen, tree, remotes, maps, survey) for frozen in tree]
+        with hold_open_files(tree.living) as descriptors:
+            files = collect_open_files(descriptors)
+            shared = copy_shared_memory(_iter_regions(tree, records), descriptors)
+        yield Collected(tuple(records), tuple(files), tuple(shared), remotes)
+
+
+def _iter_regions(
+    tree: FrozenTree, records: Sequence[process.Record]
+) -> Iterator[tuple[FrozenProcess, address_space.Region]]:
+    for frozen, record in zip(tree, records, strict=True):
+        if record.layout is not None:
+            for region in record.layout.regions:
+                yield frozen, region
+
+
+def _collect_process(
+    frozen: FrozenProcess,
+    tree: FrozenTree,
+    remotes: Mapping[int, RemoteProcess],
+    maps: Mapping[int, Sequence[MemoryMapping]],
+    survey: Survey,
+) -> process.Record:
+    ids = _Ids.of(frozen, tree)
+    if frozen.is_zombie:
+        return process.Record(
+            **ids.as_arguments(),
+            name=frozen.status.name,
+            command=(),
+            zombie_status=frozen.stat.exit_code,
+        )
+    remote = remotes[frozen.pid]
+    answers = _ask(remote)
+    brk, attributes = process.collect_attributes(
+        frozen.pid, frozen.status.umask, answers.general
+    )
+    flags = survey.processes[frozen.pid].flags
+    regions = address_space.classify(
+        frozen.pid, maps[frozen.pid], flags, _on_tmpfs(maps[frozen.pid])
+    )
+    return process.Record(
+        **ids.as_arguments(),
+        name=frozen.status.name,
+        command=process.read_command(frozen.pid),
+        is_stopped=frozen.is_stopped,
+        cwd=_directory(frozen, "cwd"),
+        root=_directory(frozen, "root"),
+        attributes=attributes,
+        credentials=credentials.collect(frozen.status, answers.credentials),
+        actions=signal_actions.collect(answers.actions),
+        timers=answers.timers,
+        pending=tuple(frozen.leader.pending_signals(shared=True)),
+        layout=address_space.Layout.of(
+            regions, frozen.stat, brk, auxv(frozen.pid), exe_path(frozen.pid)
+        ),
+        threads=tuple(
+            thread.collect(
+                frozen.threads[tid],
+                remote.threads[tid].tid,
+                remote.found[tid],
+                remote.masks[tid],
+                remote.memory,
+                results,
+            )
+            for tid, results in answers.threads.items()
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    general: Sequence[Result]
+    credentials: Sequence[Result]
+    actions: Sequence[Result]
+    timers: timers.Record
+    threads: Mapping[int, Sequence[Result]]
+
+
+def _ask(remote: RemoteProcess) -> _Answers:
+    """One batch in every thread; the first thread also speaks for the process."""
+    posix = read_posix_timers(remote.frozen.pid)
+    general, who = process.collect_calls(), credentials.collect_calls()
+    actions, clocks = signal_actions.collect_calls(), timers.collect_calls(posix)
+    for_thread = thread.collect_calls()
+    calls = {tid: [*_held_back(remote, tid), *for_thread] for tid in remote.threads}
+    leader = remote.frozen.pid
+    calls[leader] = [*calls[leader], *general, *who, *actions, *clocks]
+    answers = remote.run(calls)
+    rest = answers[leader][len(calls[leader]) - len([*general, *who, *actions, *clocks]) :]
+    threads = {
+        tid: results[len(_held_back(remote, tid)) :][: len(for_thread)]
+        for tid, results in answers.items()
+    }
+    for tracee in remote.frozen.threads.values():
+        tracee.held_back.clear()
+    inner = {tid: thread.tid for tid, thread in remote.threads.items()}
+    ends = (
+        len(general),
+        len(general) + len(who),
+        len(general) + len(who) + len(actions),
+    )
+    return _Answers(
+        rest[: ends[0]],
+        rest[ends[0] : ends[1]],
+        rest[ends[1] : ends[2]],
+        timers.collect(posix, inner, rest[ends[2] :]),
+        threads,
+    )
+
+
+def _held_back(remote: RemoteProcess, tid: int) -> list[process.Call]:
+    """Signals that stopping the thread took away from it are queued again."""
+    thread = remote.threads[tid]
+    return process.queue_signal_calls(
+        thread.pid, thread.tracee.held_back, thread.tid
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    pid: int
+    ppid: int
+    pgid: int
+    sid: int
+    exit_signal: int
+
+    @classmethod
+    def of(cls, frozen: FrozenProcess, tree: FrozenTree) -> _Ids:
+        status = frozen.status
+        parent = tree.processes.get(frozen.stat.ppid)
+        if parent is not None:
+            ppid = parent.inner_pid
+        else:
+            ppid = _outer_parent(frozen)
+        return cls(
+            frozen.inner_pid, ppid, status.ns_pgid[-1], status.ns_sid[-1],
+            frozen.stat.exit_signal,
+        )  # fmt: skip
+
+    def as_arguments(self) -> dict[str, int]:
+        return {
+            "pid": self.pid,
+            "ppid": self.ppid,
+            "pgid": self.pgid,
+            "sid": self.sid,
+            "exit_signal": self.exit_signal,
+        }
+
+
+def _outer_parent(frozen: FrozenProcess) -> int:
+    """The pid that getppid() gives in the process, whose parent is not of the tree."""
+    from jupyter_cr.tracer.proc.status import read_status
+
+    if not frozen.stat.ppid:
+        return 0
+    parent = read_status(frozen.stat.ppid).ns_tgid
+    return parent[-1] if len(parent) == len(frozen.status.ns_tgid) else 0
+
+
+def _on_tmpfs(maps: Sequence[MemoryMapping]) -> set[str]:
+    return tmpfs_paths(
+        m.path for m in maps if m.shared and m.is_file and not m.deleted
+    )
+
+
+def _directory(frozen: FrozenProcess, which: str) -> str:
+    path = os.readlink(f"/proc/{frozen.pid}/{which}")
+    if path.endswith(_DELETED):
+        raise Unsupported(
+            f"process {frozen.inner_pid}: its {which} {path} no longer exists",
+            "Let it change to a directory that does (os.chdir), and try again.",
+        )
+    return path
+
+
+def _refuse_foreign(tree: FrozenTree) -> None:
+    """Only trees in one set of namespaces, whose processes share nothing by clone(2)
+    but what threads share, and that no more filters than our own are laid upon."""
+    root = namespaces(tree.root)
+    own = namespaces("self")
+    if root.net != own.net or root.ipc != own.ipc or root.uts != own.uts:
+        raise Unsupported(
+            f"process {tree.root} is in another network, IPC or UTS namespace",
+            "Run the command inside the same container or namespace as the kernel.",
+        )
+    filters = _seccomp_filters("self")
+    for frozen in tree.living:
+        if namespaces(frozen.pid) != root:
+            raise Unsupported(
+                f"process {frozen.pid} ({frozen.status.name}) is in other namespaces than "
+                f"process {tree.root}",
+                "End the container or sandbox that it runs in, and try again.",
+            )
+        if frozen.status.seccomp and frozen.status.seccomp_filters != filters:
+            raise Unsupported(
+                f"process {frozen.pid} ({frozen.status.name}) has laid a system call "
+                "filter (seccomp) upon itself",
+                "End that process, and try again.",
+            )
+        _refuse_sharing(frozen, tree)
+
+
+def _refuse_sharing(frozen: FrozenProcess, tree: FrozenTree) -> None:
+    parent = tree.processes.get(frozen.stat.ppid)
+    if parent is None or parent.is_zombie:
+        return
+    kinds = {libc.KCMP_VM: "memory", libc.KCMP_FILES: "descriptors", libc.KCMP_FS: "directory"}
+    for kind, what in kinds.items():
+        if libc.kcmp(frozen.pid, parent.pid, kind) == 0:
+            raise Unsupported(
+                f"processes {parent.pid} and {frozen.pid} share their {what} without being "
+                "threads of one process",
+                "Such processes exist for a moment while a program is being started: "
+                "try again.",
+            )
+
+
+def _seccomp_filters(pid: str) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^Seccomp_filters:\s*(\d+)", text, re.MULTILINE)
+    if found is None:
+        raise EngineError("/proc/self/status lacks Seccomp_filters")
+    return int(found[1])

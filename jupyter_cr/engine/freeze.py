@@ -1,0 +1,222 @@
+"""Freeze and thaw: stop every thread of every process of a tree.
+
+Threads and children may appear while we stop them, so both are looked for until
+nothing new is found: a frozen process makes none. A parent is stopped before its
+children, since one in vfork(2) cannot stop until its child has moved on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess, TargetError, Unsupported
+from jupyter_cr.tracer.memory import Memory
+from jupyter_cr.tracer.proc.stat import Stat, read_stat
+from jupyter_cr.tracer.proc.status import Status, read_status
+from jupyter_cr.tracer.proc.tasks import list_children, list_pids, list_threads
+from jupyter_cr.tracer.ptrace import Ended, Stop, Tracee, seize
+
+__all__ = ["Freezing", "FrozenProcess", "FrozenTree", "freeze"]
+
+_STOP_LIMIT = 2.0
+
+
+@dataclass
+class FrozenProcess:
+    """One process of the tree, all its threads stopped. All pids as we see them.
+
+    A zombie has no threads, no memory, and keeps only its `stat` and `status`.
+    """
+
+    pid: int
+    threads: dict[int, Tracee] = field(default_factory=dict)
+    stops: dict[int, Stop] = field(default_factory=dict)
+    memory: Memory | None = None
+
+    def look(self) -> None:
+        """Read what /proc tells of it; again, if need be."""
+        self.status: Status = read_status(self.pid)
+        self.stat: Stat = read_stat(self.pid)
+
+    @property
+    def is_zombie(self) -> bool:
+        """It has ended, and its parent has not asked how."""
+        return self.status.state == "Z"
+
+    @property
+    def inner_pid(self) -> int:
+        """Its pid as it knows it itself."""
+        return self.status.ns_tgid[-1]
+
+    @property
+    def leader(self) -> Tracee:
+        """The thread that the process began with."""
+        return self.threads[self.pid]
+
+    @property
+    def is_stopped(self) -> bool:
+        """Job control had stopped it before we came."""
+        return any(stop.is_group_stop for stop in self.stops.values())
+
+
+@dataclass
+class FrozenTree:
+    """Parents come before their children."""
+
+    root: int
+    processes: dict[int, FrozenProcess] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[FrozenProcess]:
+        return iter(self.processes.values())
+
+    @property
+    def living(self) -> list[FrozenProcess]:
+        """All but the zombies."""
+        return [process for process in self if not process.is_zombie]
+
+
+@dataclass
+class Freezing:
+    """Outcome of `freeze`: the tree and when the first thread was asked to stop
+    (seconds, time.perf_counter)."""
+
+    tree: FrozenTree
+    began: float
+    thawed: float = 0.0
+
+    def thaw(self) -> None:
+        """Let all threads go on. May be called again."""
+        if not self.thawed:
+            _thaw(self.tree)
+            self.thawed = time.perf_counter()
+
+    @property
+    def downtime_ms(self) -> float:
+        """From the first thread stopped to the last let go."""
+        return (self.thawed - self.began) * 1000
+
+
+@contextmanager
+def freeze(root: int) -> Iterator[Freezing]:
+    """Freeze the tree of process `root`; thaw it at the end, whatever happens.
+
+    Raises:
+        NoSuchProcess, PermissionDenied, AlreadyTraced: as `seize`.
+        TargetError: a thread does not stop.
+    """
+    known = frozenset(list_pids())
+    freezing = Freezing(FrozenTree(root), time.perf_counter())
+    try:
+        _freeze_tree(freezing.tree, known)
+        yield freezing
+    finally:
+        freezing.thaw()
+
+
+def _freeze_tree(tree: FrozenTree, known: frozenset[int]) -> None:
+    _freeze_process(tree, tree.root)
+    if tree.processes[tree.root].is_zombie:
+        raise NoSuchProcess(f"process {tree.root} has ended")
+    looked_at: set[int] = set()
+    candidates = known
+    while True:
+        fresh = [pid for pid in tree.processes if pid not in looked_at]
+        looked_at.update(fresh)
+        for pid in fresh:
+            for child in list_children(pid):
+                _freeze_process(tree, child)
+        if len(tree.processes) == len(looked_at):
+            orphans = _find_orphans(tree, candidates)
+            candidates = frozenset(list_pids()) - known
+            for pid in orphans:
+                _freeze_process(tree, pid)
+            if len(tree.processes) == len(looked_at) and not candidates - looked_at:
+                return
+            known |= candidates
+
+
+def _find_orphans(tree: FrozenTree, candidates: frozenset[int]) -> list[int]:
+    """Processes whose parent, one of the tree's, has ended: they were given to another
+    one, but are still in a session that the tree's root or one of it leads."""
+    sessions = {process.stat.session for process in tree} & set(tree.processes)
+    orphans = []
+    for pid in candidates - set(tree.processes):
+        try:
+            if read_stat(pid).session in sessions:
+                orphans.append(pid)
+        except CheckpointRestoreError:
+            continue
+    return sorted(orphans)
+
+
+def _freeze_process(tree: FrozenTree, pid: int) -> None:
+    if pid in tree.processes:
+        return
+    process = FrozenProcess(pid)
+    try:
+        process.look()
+        if not process.is_zombie:
+            _stop_threads(tree, process)
+            process.memory = Memory(pid)
+            process.look()
+    except NoSuchProcess:
+        if pid == tree.root:
+            raise
+        tree.processes.pop(pid, None)
+        return
+    tree.processes[pid] = process
+    if not process.is_zombie and pid not in process.threads:
+        raise Unsupported(
+            f"process {pid}: its first thread has ended while others run",
+            "Such a process cannot be restored: end it, and try again.",
+        )
+
+
+def _stop_threads(tree: FrozenTree, process: FrozenProcess) -> None:
+    tree.processes[process.pid] = process
+    while True:
+        fresh = [tid for tid in list_threads(process.pid) if tid not in process.stops]
+        if not fresh:
+            return
+        for tid in fresh:
+            _seize_thread(process, tid)
+        for tid in fresh:
+            _wait_for_thread(process, tid)
+        if not process.threads:
+            raise NoSuchProcess(f"process {process.pid} has ended")
+
+
+def _seize_thread(process: FrozenProcess, tid: int) -> None:
+    try:
+        tracee = process.threads[tid] = seize(tid)
+        tracee.interrupt()
+    except (NoSuchProcess, ProcessLookupError):
+        process.threads.pop(tid, None)
+        process.stops[tid] = Stop(0, 0)
+
+
+def _wait_for_thread(process: FrozenProcess, tid: int) -> None:
+    if tid not in process.threads:
+        return
+    try:
+        process.stops[tid] = process.threads[tid].wait_for_event_stop(_STOP_LIMIT)
+    except Ended:
+        del process.threads[tid]
+        process.stops[tid] = Stop(0, 0)
+    except TimeoutError as error:
+        raise TargetError(
+            f"thread {tid} of process {process.pid} ({process.status.name}) does not stop",
+            "It waits in Linux for a device or a network file system: try again when "
+            "that has answered.",
+        ) from error
+
+
+def _thaw(tree: FrozenTree) -> None:
+    for process in tree:
+        for tracee in process.threads.values():
+            tracee.detach()
+        if process.memory is not None:
+            process.memory.close()

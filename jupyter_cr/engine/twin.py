@@ -1,0 +1,300 @@
+"""Twins: copy-on-write clones that keep the memory of a process as it was.
+
+The frozen process makes a helper that shares its memory (so that nothing is copied),
+the helper drops the descriptors, clones the twin from the shared memory, and ends: the
+twin is nobody's child that could be noticed, and init reaps it. The process itself
+waits for the helper, as for vfork(2), and reaps it, all in one batch that would run to
+its end without us.
+
+A twin never runs code of the process. It stays stopped under our hand, with
+PTRACE_O_EXITKILL; a *warm* twin is left parked when we go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jupyter_cr.engine.remote_process import RemoteProcess
+from jupyter_cr.errors import CheckpointRestoreError, EngineError, TargetError
+from jupyter_cr.tracer.arch import x86_64 as arch
+from jupyter_cr.tracer.calls import Call
+from jupyter_cr.tracer.memory import Memory
+from jupyter_cr.tracer.proc.stat import read_stat
+from jupyter_cr.tracer.proc.status import read_status
+from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize, wait_any
+from jupyter_cr.tracer.remote import Batch, RemoteThread, Workspace
+
+__all__ = [
+    "TWINS_FILE",
+    "ParkedTwin",
+    "Twin",
+    "make_twin",
+    "park_twins",
+    "read_twins",
+    "release_twins",
+]
+
+TWINS_FILE = "twins"
+"""Beside a snapshot: which processes hold it in memory."""
+
+_CLONE_VM, _CLONE_VFORK, _CLONE_PTRACE = 0x100, 0x4000, 0x2000
+_WALL = 0x40000000
+_NOBODY = -(1 << 31) + 1
+_MADV_DONTFORK, _MADV_DOFORK = 10, 11
+_MADV_WIPEONFORK, _MADV_KEEPONFORK = 18, 19
+_PR_SET_NAME = 15
+_ALL_FDS = 0xFFFFFFFF
+
+
+@dataclass
+class Twin:
+    """Of the process with the innermost pid `of`; `thread` runs batches in it."""
+
+    of: int
+    thread: RemoteThread
+
+    @property
+    def pid(self) -> int:
+        """As we see it."""
+        return self.thread.tracee.tid
+
+    @property
+    def memory(self) -> Memory:
+        """What the process's memory was."""
+        return self.thread.workspace.memory
+
+    def settle(self) -> None:
+        """What can wait until the tree goes on: its own session, a name, and to be the
+        first to go when memory runs out."""
+        name = b"jupyter-cr twin\0"
+        self.thread.run(
+            [Call("setsid"), Call("prctl", (_PR_SET_NAME, name)), Call("chdir", (b"/\0",))]
+        )
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self.pid}/oom_score_adj").write_text("1000")
+
+    def end(self) -> None:
+        """Kill and reap it. May be called again."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, _WALL)
+        self.memory.close()
+
+    def park(self) -> ParkedTwin:
+        """Leave it, waiting for whoever needs it next."""
+        tracee = self.thread.tracee
+        tracee.registers = arch.park_registers(
+            tracee.registers, self.thread.workspace.address
+        )
+        workspace = self.thread.workspace
+        parked = ParkedTwin(
+            self.of,
+            self.pid,
+            read_stat(self.pid).starttime,
+            workspace.address,
+            workspace.size,
+            workspace.slot_size,
+            workspace.frame_size,
+        )
+        tracee.detach()
+        self.memory.close()
+        return parked
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedTwin:
+    """A twin that nobody traces. `starttime` tells it from a later process with the
+    same pid; the rest describes its workspace, in bytes."""
+
+    of: int
+    pid: int
+    starttime: int
+    address: int
+    size: int
+    slot_size: int
+    frame_size: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is still there."""
+        try:
+            stat = read_stat(self.pid)
+        except CheckpointRestoreError:
+            return False
+        return stat.starttime == self.starttime and stat.state != "Z"
+
+    def take(self) -> Twin:
+        """Have it run batches again.
+
+        Raises:
+            TargetError: it is gone.
+        """
+        if not self.is_alive:
+            raise TargetError(f"the twin of process {self.of} is gone")
+        tracee = seize(self.pid)
+        tracee.interrupt()
+        tracee.wait_for_event_stop(2.0)
+        inner = read_status(self.pid).ns_tgid[-1]
+        workspace = Workspace(
+            Memory(self.pid), self.address, self.size, self.slot_size, self.frame_size
+        )
+        thread = RemoteThread(
+            tracee, workspace, inner, inner, signal.SIGURG, 0, tracee.registers
+        )
+        return Twin(self.of, thread)
+
+
+def make_twin(remote: RemoteProcess, flags: Mapping[int, tuple[int, frozenset[str]]]) -> Twin:
+    """Clone a frozen process.
+
+    Args:
+        flags: start -> (end, VmFlags) of its regions that fork(2) leaves out or wipes;
+            they are inherited this once.
+
+    Raises:
+        TargetError: no memory, or too many processes.
+    """
+    before, after = _inheritance(flags)
+    clone = Call("clone", (_CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE, 0, 0, 0, 0), optional=True)
+    reap = Call("wait4", (_NOBODY, 0, _WALL, 0), optional=True)
+    batch = Batch(remote.leader, [*before, clone, reap, *after])
+    batch.start()
+    leader = remote.leader.tracee.tid
+    helper_tid, status = wait_any()
+    if helper_tid == leader:
+        raise _clone_failed(remote.frozen.pid, -batch.read_results()[len(before)].value)
+    if not os.WIFSTOPPED(status):
+        raise EngineError(f"thread {helper_tid}: unexpected wait status {status:#x}")
+    helper = Tracee(helper_tid)
+    helper.set_options(EXITKILL)
+    inner = read_status(helper_tid).ns_tgid[-1]
+    batch.patch(len(before) + 1, 0, inner)
+    helper_thread = RemoteThread(
+        helper,
+        remote.workspace,
+        inner,
+        inner,
+        remote.leader.signal,
+        remote.spare,
+        helper.registers,
+    )
+    twin_batch = Batch(
+        helper_thread,
+        [
+            Call("close_range", (0, _ALL_FDS, 0)),
+            Call("clone", (_CLONE_PTRACE, 0, 0, 0, 0), optional=True),
+            Call("exit", (0,)),
+        ],
+    )
+    twin_batch.start()
+    twin_tid, leader_stopped = _wait_for_twin(helper_tid, leader, twin_batch)
+    batch.finish(stopped=leader_stopped)
+    if twin_tid is None:
+        raise _clone_failed(remote.frozen.pid, -twin_batch.read_results()[1].value)
+    return Twin(remote.frozen.inner_pid, _thread_of_twin(remote, twin_tid))
+
+
+def _thread_of_twin(remote: RemoteProcess, tid: int) -> RemoteThread:
+    workspace = Workspace(
+        Memory(tid),
+        remote.workspace.address,
+        remote.workspace.size,
+        remote.workspace.slot_size,
+        remote.workspace.frame_size,
+    )
+    tracee = Tracee(tid)
+    inner = read_status(tid).ns_tgid[-1]
+    return RemoteThread(
+        tracee, workspace, inner, inner, remote.leader.signal, 0, tracee.registers
+    )
+
+
+def _wait_for_twin(helper: int, leader: int, batch: Batch) -> tuple[int | None, bool]:
+    """Wait until the twin has stopped and the helper has ended, in whatever order.
+
+    Returns:
+        The twin's tid, None if the helper could not clone it; and whether the leader,
+        which goes on when the helper has ended, has been seen to stop meanwhile.
+    """
+    twin: int | None = None
+    ended = leader_stopped = False
+    while not ended or twin is None:
+        tid, status = wait_any()
+        if tid == leader:
+            leader_stopped = True
+        elif tid == helper and not os.WIFSTOPPED(status):
+            ended = True
+            if batch.read_results()[1].value < 0:
+                return None, leader_stopped
+        elif tid != helper and os.WIFSTOPPED(status):
+            twin = tid
+        else:
+            raise EngineError(f"thread {tid}: unexpected wait status {status:#x}")
+    return twin, leader_stopped
+
+
+def _inheritance(
+    flags: Mapping[int, tuple[int, frozenset[str]]],
+) -> tuple[list[Call], list[Call]]:
+    """Calls that let the twin inherit everything, and that put it back."""
+    before: list[Call] = []
+    after: list[Call] = []
+    for start, (end, codes) in flags.items():
+        for code, inherit, undo in (
+            ("dc", _MADV_DOFORK, _MADV_DONTFORK),
+            ("wf", _MADV_KEEPONFORK, _MADV_WIPEONFORK),
+        ):
+            if code in codes and "dp" not in codes:
+                before.append(Call("madvise", (start, end - start, inherit)))
+                after.append(Call("madvise", (start, end - start, undo)))
+    return before, after
+
+
+def _clone_failed(pid: int, code: int) -> TargetError:
+    return TargetError(
+        f"process {pid} could not be cloned: {os.strerror(code)}",
+        "Free some memory or raise the limit on processes (ulimit -u), and try again.",
+    )
+
+
+def park_twins(directory: Path, twins: Iterable[Twin]) -> None:
+    """Leave the twins parked, noted beside the snapshot in `directory`."""
+    parked = [twin.park() for twin in twins]
+    document = {"boot": _boot_id(), "twins": [asdict(twin) for twin in parked]}
+    (directory / TWINS_FILE).write_text(json.dumps(document))
+
+
+def read_twins(directory: Path) -> list[ParkedTwin]:
+    """The parked twins of a snapshot, if all are still alive; else none."""
+    try:
+        document = json.loads((directory / TWINS_FILE).read_text())
+    except FileNotFoundError:
+        return []
+    twins = [ParkedTwin(**entry) for entry in document["twins"]]
+    if document["boot"] != _boot_id() or not all(twin.is_alive for twin in twins):
+        return []
+    return twins
+
+
+def release_twins(directory: Path) -> None:
+    """End the parked twins of a snapshot; init reaps them."""
+    try:
+        document = json.loads((directory / TWINS_FILE).read_text())
+    except FileNotFoundError:
+        return
+    if document["boot"] == _boot_id():
+        for entry in document["twins"]:
+            twin = ParkedTwin(**entry)
+            if twin.is_alive:
+                os.kill(twin.pid, signal.SIGKILL)
+    (directory / TWINS_FILE).unlink(missing_ok=True)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,148 @@
+"""Everything that can go wrong, said so that a person knows what to do next.
+
+::
+
+    CheckpointRestoreError
+    ├── UsageError              2   the request itself makes no sense
+    ├── TargetError             3   the process or tree named cannot be worked on
+    │   ├── NoSuchProcess
+    │   ├── PermissionDenied    4
+    │   └── AlreadyTraced       5
+    ├── Unsupported             6   refused at checkpoint: it could not be restored
+    ├── ImageError              7
+    │   ├── CorruptImage        7
+    │   ├── FutureImage         8   written by a later release
+    │   ├── NoSuchSnapshot      9
+    │   └── NameTaken          10
+    ├── StorageError           11   disk full, store not writable
+    ├── RestoreError           12   the snapshot is sound, this machine cannot take it now
+    │   ├── FileChanged        13   an executable or library differs from the recorded one
+    │   ├── PidTaken           14
+    │   └── AddressTaken       15   a port or socket path is used by somebody else
+    └── EngineError            70   a bug, or Linux behaving as never seen
+
+Each class owns its exit code (``exit_code``) and its HTTP status
+(``http_status``); each error carries ``message`` (names the object) and
+``hint`` (the next step).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AddressTaken",
+    "AlreadyTraced",
+    "CheckpointRestoreError",
+    "CorruptImage",
+    "EngineError",
+    "FileChanged",
+    "FutureImage",
+    "ImageError",
+    "NameTaken",
+    "NoSuchProcess",
+    "NoSuchSnapshot",
+    "PermissionDenied",
+    "PidTaken",
+    "RestoreError",
+    "StorageError",
+    "TargetError",
+    "Unsupported",
+    "UsageError",
+]
+
+
+class CheckpointRestoreError(Exception):
+    """Base of all errors that a user may see.
+
+    Args:
+        message: What happened, naming the object (pid, descriptor, path, kind).
+        hint: What the person can do next, a sentence.
+    """
+
+    exit_code = 1
+    http_status = 500
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(CheckpointRestoreError):
+    exit_code = 2
+    http_status = 400
+
+
+class TargetError(CheckpointRestoreError):
+    exit_code = 3
+    http_status = 409
+
+
+class NoSuchProcess(TargetError):
+    http_status = 404
+
+
+class PermissionDenied(TargetError):
+    exit_code = 4
+    http_status = 403
+
+
+class AlreadyTraced(TargetError):
+    exit_code = 5
+
+
+class Unsupported(CheckpointRestoreError):
+    """The tree holds something that could not be restored, so nothing was written."""
+
+    exit_code = 6
+    http_status = 409
+
+
+class ImageError(CheckpointRestoreError):
+    exit_code = 7
+
+
+class CorruptImage(ImageError):
+    exit_code = 7
+
+
+class FutureImage(ImageError):
+    exit_code = 8
+
+
+class NoSuchSnapshot(ImageError):
+    exit_code = 9
+    http_status = 404
+
+
+class NameTaken(ImageError):
+    exit_code = 10
+    http_status = 409
+
+
+class StorageError(CheckpointRestoreError):
+    exit_code = 11
+    http_status = 507
+
+
+class RestoreError(CheckpointRestoreError):
+    exit_code = 12
+    http_status = 409
+
+
+class FileChanged(RestoreError):
+    exit_code = 13
+
+
+class PidTaken(RestoreError):
+    exit_code = 14
+
+
+class AddressTaken(RestoreError):
+    exit_code = 15
+
+
+class EngineError(CheckpointRestoreError):
+    exit_code = 70

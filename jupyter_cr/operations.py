@@ -1,0 +1,359 @@
+"""What the fronts (command line, magics, server) do: each operation, whole, with its
+typed result. Fronts parse, call, and show.
+
+The engine is imported by the operations that need it, so that the others start fast.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from jupyter_cr import __version__
+from jupyter_cr.errors import UsageError
+from jupyter_cr.image import Header, KernelFacts, Outcome
+from jupyter_cr.image.records import ProcessOutcome
+from jupyter_cr.kernels.connection import (
+    encode_connection,
+    fork_connection,
+    new_connection_file,
+    parse_connection,
+    write_connection,
+)
+from jupyter_cr.kernels.target import Target, resolve_target
+from jupyter_cr.store import Snapshot, State, Store
+
+if TYPE_CHECKING:
+    from jupyter_cr.engine.checkpoint import CheckpointOutcome
+    from jupyter_cr.engine.restore import RestoreOutcome
+    from jupyter_cr.image import ImageReader, ImageWriter
+
+__all__ = [
+    "CheckpointResult",
+    "Progress",
+    "RestoreResult",
+    "SnapshotDetails",
+    "VerifyResult",
+    "checkpoint",
+    "fork",
+    "list_snapshots",
+    "remove_snapshots",
+    "restore",
+    "show_snapshot",
+    "verify_snapshot",
+]
+
+Progress = Callable[[str, float], None]
+"""Called with the phase's name and how much of it is done, from 0 to 1. Called while
+the tree is frozen, too: it must return at once."""
+
+
+class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot was taken."""
+
+    name: str
+    state: State
+    downtime_ms: float
+    """From the first thread stopped to the last let go."""
+    elapsed_ms: float
+    """Until the snapshot was durable."""
+    bytes: int
+    processes: tuple[ProcessOutcome, ...]
+
+
+class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A tree runs again: in place, or as a fork."""
+
+    name: str
+    """Of the snapshot."""
+    pid: int
+    """As seen from here."""
+    connection_file: str | None
+    elapsed_ms: float
+    warnings: tuple[str, ...] = ()
+    """Sentences: ties that could not be made again as they were."""
+
+
+class SnapshotDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of one snapshot."""
+
+    snapshot: Snapshot
+    header: Header
+    outcome: Outcome | None
+
+
+class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot is as it was written: every record, every page."""
+
+    name: str
+    bytes: int
+    elapsed_ms: float
+
+
+def checkpoint(
+    target: str,
+    *,
+    name: str | None = None,
+    note: str = "",
+    warm: bool = False,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> CheckpointResult:
+    """Take a snapshot of a running tree, which goes on.
+
+    Args:
+        target: a pid, a connection file, a kernel's id or the beginning of one.
+        name: of the snapshot; None to have one made up.
+        note: any text.
+        warm: leave the twins alive, for forks without reading pages.
+
+    Raises:
+        UsageError, TargetError: wrong target or name; nothing was stopped.
+        Unsupported: the tree holds something that could not be restored.
+        NameTaken: there is a snapshot of that name.
+        StorageError: disk full, or the store is not writable.
+    """
+    started = time.perf_counter()
+    store = store or Store()
+    if name is not None:
+        store.check_free(name)
+    found = resolve_target(target)
+    from jupyter_cr.engine.checkpoint import checkpoint_tree
+
+    name = name or store.suggest_name(found.kernel_name or found.comm)
+    with store.create(name) as writer:
+        writer.add(_header(name, note, found))
+        outcome = checkpoint_tree(found.pid, writer, warm=warm, progress=progress)
+        processes = _add_outcome(writer, outcome)
+        with _phase(progress, "sync"):
+            writer.commit()
+    return CheckpointResult(
+        name=name,
+        state=store.state(name),
+        downtime_ms=outcome.downtime_ms,
+        elapsed_ms=_milliseconds_since(started),
+        bytes=outcome.bytes,
+        processes=processes,
+    )
+
+
+def _header(name: str, note: str, target: Target) -> Header:
+    host = os.uname()
+    kernel = KernelFacts(kernel_id=target.kernel_id, kernel_name=target.kernel_name)
+    if target.connection_file is not None:
+        kernel = msgspec.structs.replace(
+            kernel,
+            connection_file=str(target.connection_file),
+            connection=target.connection_file.read_bytes(),
+        )
+    return Header(
+        name=name,
+        note=note,
+        created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+        pid=target.pid,
+        comm=target.comm,
+        kernel=kernel,
+        release=host.release,
+        machine=host.machine,
+        tool=__version__,
+    )
+
+
+def _add_outcome(
+    writer: ImageWriter, outcome: CheckpointOutcome
+) -> tuple[ProcessOutcome, ...]:
+    processes = tuple(
+        ProcessOutcome(p.pid, p.comm, p.threads, p.descriptors, p.bytes)
+        for p in outcome.processes
+    )
+    writer.add(
+        Outcome(
+            downtime_ms=outcome.downtime_ms,
+            elapsed_ms=outcome.elapsed_ms,
+            bytes=outcome.bytes,
+            processes=processes,
+        )
+    )
+    return processes
+
+
+def restore(
+    name: str,
+    *,
+    lazy: bool = False,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> RestoreResult:
+    """Bring a snapshot back in place of the tree that is running now.
+
+    Args:
+        name: of the snapshot.
+        lazy: let the tree run before its pages are all there.
+
+    Raises:
+        ImageError: no such snapshot, or it is damaged; nothing was ended.
+        RestoreError: this machine cannot take it now.
+    """
+    store = store or Store()
+    with store.open(name) as reader:
+        from jupyter_cr.engine.restore import restore_tree
+
+        outcome = restore_tree(
+            reader,
+            mode="restore",
+            directory=reader.directory,
+            ports={},
+            lazy=lazy,
+            progress=progress,
+        )
+        kernel = reader.header.kernel
+    path = Path(kernel.connection_file) if kernel.connection_file else None
+    if path is not None and not path.exists():
+        write_connection(path, kernel.connection)
+    return _restore_result(name, outcome, path)
+
+
+def fork(
+    name: str,
+    *,
+    connection_file: Path | None = None,
+    lazy: bool = False,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> RestoreResult:
+    """Bring a snapshot back beside whatever runs, on ports of its own.
+
+    Args:
+        name: of the snapshot.
+        connection_file: to be written; default: a new kernel's in Jupyter's directory.
+        lazy: let the tree run before its pages are all there.
+
+    Raises:
+        UsageError: `connection_file` exists, or the snapshot is not of a kernel.
+        ImageError: no such snapshot, or it is damaged.
+        RestoreError: this machine cannot take it now.
+    """
+    store = store or Store()
+    with store.open(name) as reader:
+        kernel = reader.header.kernel
+        original = parse_connection(kernel.connection) if kernel.connection else None
+        if original is None and connection_file is not None:
+            raise UsageError(
+                f"Snapshot {name} is not of a Jupyter kernel.",
+                "Fork it without a connection file.",
+            )
+        path = None
+        if original is not None:
+            path = (connection_file or new_connection_file()).absolute()
+        from jupyter_cr.engine.restore import restore_tree
+
+        with _reserved(path, len(kernel.connection)):
+            outcome = restore_tree(
+                reader,
+                mode="fork",
+                directory=reader.directory,
+                ports={},
+                lazy=lazy,
+                progress=progress,
+            )
+        if path is not None and original is not None:
+            content = encode_connection(fork_connection(original, outcome.ports))
+            write_connection(path, content, replace=True)
+    return _restore_result(name, outcome, path)
+
+
+@contextmanager
+def _reserved(path: Path | None, size: int) -> Iterator[None]:
+    """See that a file can be written before there is a fork that depends on it, and
+    take it away again if there will be none."""
+    if path is None:
+        yield
+        return
+    write_connection(path, b" " * size)
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _restore_result(name: str, outcome: RestoreOutcome, path: Path | None) -> RestoreResult:
+    return RestoreResult(
+        name=name,
+        pid=outcome.pid,
+        connection_file=str(path) if path else None,
+        elapsed_ms=outcome.elapsed_ms,
+        warnings=tuple(outcome.warnings),
+    )
+
+
+def list_snapshots(*, store: Store | None = None) -> list[Snapshot]:
+    """All snapshots, oldest first; damaged ones too.
+
+    Raises:
+        StorageError: the store is not a directory, or another user's.
+    """
+    return (store or Store()).list()
+
+
+def show_snapshot(name: str, *, store: Store | None = None) -> SnapshotDetails:
+    """All that is known of one snapshot.
+
+    Raises:
+        ImageError: no such snapshot, or it is damaged.
+    """
+    store = store or Store()
+    with store.open(name) as reader:
+        return SnapshotDetails(
+            snapshot=store.summary(name), header=reader.header, outcome=reader.outcome
+        )
+
+
+def remove_snapshots(names: Sequence[str], *, store: Store | None = None) -> None:
+    """Remove snapshots: all, or none if one of the names is wrong.
+
+    Raises:
+        NoSuchSnapshot: there is none; the hint has names like it.
+        StorageError: the store is not writable.
+    """
+    (store or Store()).remove(names)
+
+
+def verify_snapshot(
+    name: str, *, store: Store | None = None, progress: Progress | None = None
+) -> VerifyResult:
+    """Check every record and every page of a snapshot.
+
+    Raises:
+        ImageError: no such snapshot, or what is damaged in it.
+    """
+    started = time.perf_counter()
+    with (store or Store()).open(name) as reader, _phase(progress, "verify"):
+        reader.verify_pages()
+        size = _image_size(reader)
+    return VerifyResult(name=name, bytes=size, elapsed_ms=_milliseconds_since(started))
+
+
+def _image_size(reader: ImageReader) -> int:
+    return sum(file.stat().st_size for file in reader.files)
+
+
+@contextmanager
+def _phase(progress: Progress | None, name: str) -> Iterator[None]:
+    if progress is None:
+        yield
+        return
+    progress(name, 0.0)
+    yield
+    progress(name, 1.0)
+
+
+def _milliseconds_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3

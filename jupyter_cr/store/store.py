@@ -1,0 +1,270 @@
+"""The store: a directory of snapshots."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from jupyter_cr.engine.streams import storage_errors
+from jupyter_cr.errors import FutureImage, ImageError, NameTaken, NoSuchSnapshot
+from jupyter_cr.image import Header, ImageReader, ImageWriter, Outcome
+from jupyter_cr.image.writer import MANIFEST, PAGES, TEMPORARY
+from jupyter_cr.store.names import check_name, suggest_name
+from jupyter_cr.store.root import check_root, prepare_root, store_root
+from jupyter_cr.store.twins import TWINS, are_twins_alive
+
+__all__ = ["Snapshot", "State", "Store"]
+
+State = Literal["warm", "durable", "corrupt", "future"]
+"""``warm``: on disk, and its twins live; ``durable``: on disk; ``corrupt``: damaged;
+``future``: written by a later release."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a list of snapshots."""
+
+    name: str
+    state: State
+    created: str
+    """UTC, ISO 8601; of a damaged snapshot, when its directory last changed."""
+    bytes: int
+    """On disk."""
+    note: str = ""
+    kernel_name: str = ""
+    pid: int = 0
+    comm: str = ""
+    processes: int = 0
+    downtime_ms: float | None = None
+    problem: str = ""
+    """What is wrong with a snapshot that cannot be used."""
+
+
+class Store:
+    """All snapshots of one user.
+
+    Args:
+        root: the directory; made when first written to. Default: `store_root`.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root if root is not None else store_root()
+
+    def names(self) -> list[str]:
+        """Names of all snapshots, sound or not, in no order.
+
+        Raises:
+            StorageError: the store is not a directory, or another user's.
+        """
+        try:
+            check_root(self.root)
+        except FileNotFoundError:
+            return []
+        with os.scandir(self.root) as entries:
+            return [e.name for e in entries if e.name[0] != "." and e.is_dir()]
+
+    def create(self, name: str) -> ImageWriter:
+        """Begin a snapshot, and clear what earlier runs that were killed left behind.
+
+        Raises:
+            UsageError: not a name.
+            NameTaken: there is one.
+            StorageError: the store is not writable.
+        """
+        check_name(name)
+        prepare_root(self.root)
+        self.clean()
+        return ImageWriter(self.root / name)
+
+    def suggest_name(self, base: str) -> str:
+        """A name that is free, see `jupyter_cr.store.names.suggest_name`."""
+        # Names of snapshots in the making are spoken for, too.
+        making = (path.name[len(TEMPORARY) :] for path in self.root.glob(f"{TEMPORARY}*"))
+        names = {name.rpartition("-")[0] for name in making}
+        return suggest_name(base, names.union(self.names()))
+
+    def check_free(self, name: str) -> None:
+        """See that `create` would take that name.
+
+        Raises:
+            UsageError: not a name.
+            NameTaken: there is one.
+        """
+        if check_name(name) in self.names():
+            raise NameTaken(
+                f"There is a snapshot named {name} already.",
+                f"Choose another name, or remove it first: jupyter cr rm {name}",
+            )
+
+    def path(self, name: str) -> Path:
+        """The directory of a snapshot.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+        """
+        names = self.names()
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3)
+            raise NoSuchSnapshot(
+                f"There is no snapshot named {name} in {self.root}.",
+                f"Did you mean {' or '.join(close)}?"
+                if close
+                else "jupyter cr list shows all.",
+            )
+        return self.root / name
+
+    def open(self, name: str) -> ImageReader:
+        """Open a snapshot; its manifest is checked.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+            CorruptImage: it is damaged.
+            FutureImage: written by a later release.
+        """
+        return ImageReader(self.path(name))
+
+    def state(self, name: str) -> State:
+        """What can be done with a snapshot.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+        """
+        return self._summarize(self.path(name)).state
+
+    def list(self) -> list[Snapshot]:
+        """All snapshots, oldest first; damaged ones too.
+
+        Raises:
+            StorageError: the store is not a directory, or another user's.
+        """
+        snapshots = []
+        for name in self.names():
+            # One may be removed meanwhile.
+            with suppress(NoSuchSnapshot, FileNotFoundError):
+                snapshots.append(self._summarize(self.root / name))
+        return sorted(snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
+
+    def summary(self, name: str) -> Snapshot:
+        """The line of one snapshot.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+        """
+        return self._summarize(self.path(name))
+
+    def _summarize(self, directory: Path) -> Snapshot:
+        size = _size_on_disk(directory)
+        try:
+            with ImageReader(directory) as reader:
+                state: State = "warm" if are_twins_alive(directory) else "durable"
+                return _summary(directory.name, state, size, reader.header, reader.outcome)
+        except NoSuchSnapshot:
+            raise
+        except ImageError as error:
+            return Snapshot(
+                name=directory.name,
+                state="future" if isinstance(error, FutureImage) else "corrupt",
+                created=_iso_time(directory.stat().st_mtime),
+                bytes=size,
+                problem=error.message,
+            )
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove snapshots, and end the twins of warm ones: all, or none if one of the
+        names is wrong.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+            StorageError: the store is not writable.
+        """
+        for directory in [self.path(name) for name in dict.fromkeys(names)]:
+            if (directory / TWINS).exists():
+                from jupyter_cr.engine.twin import release_twins
+
+                release_twins(directory)
+            # Gone under its name at once, so that nobody sees half of it.
+            doomed = self.root / f"{TEMPORARY}{directory.name}-{os.getpid()}"
+            with storage_errors(directory):
+                directory.rename(doomed)
+                shutil.rmtree(doomed)
+
+    def clean(self) -> None:
+        """Remove snapshots in the making whose process is dead.
+
+        Raises:
+            StorageError: the store is not writable.
+        """
+        for directory in self._iter_abandoned():
+            with storage_errors(directory):
+                shutil.rmtree(directory)
+
+    def _iter_abandoned(self) -> Iterator[Path]:
+        for directory in self.root.glob(f"{TEMPORARY}*"):
+            pid = directory.name.rpartition("-")[2]
+            if pid.isdecimal() and not _is_process(int(pid)) and not _is_locked(directory):
+                yield directory
+
+
+def _summary(
+    name: str, state: State, size: int, header: Header, outcome: Outcome | None
+) -> Snapshot:
+    return Snapshot(
+        name=name,
+        state=state,
+        created=header.created,
+        bytes=size,
+        note=header.note,
+        kernel_name=header.kernel.kernel_name,
+        pid=header.pid,
+        comm=header.comm,
+        processes=len(outcome.processes) if outcome else 0,
+        downtime_ms=outcome.downtime_ms if outcome else None,
+    )
+
+
+def _size_on_disk(directory: Path) -> int:
+    total = 0
+    for name in (MANIFEST, PAGES):
+        with suppress(OSError):
+            # st_blocks is in units of 512 bytes whatever the file system (inode(7)).
+            total += (directory / name).stat().st_blocks * 512
+    return total
+
+
+def _iso_time(seconds: float) -> str:
+    from datetime import datetime, timezone
+
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+
+
+def _is_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_locked(directory: Path) -> bool:
+    """Whether its writer lives after all: its pid may be of another pid namespace."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
+    finally:
+        os.close(fd)
+    return False

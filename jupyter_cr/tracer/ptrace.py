@@ -1,0 +1,331 @@
+"""ptrace(2): stopping threads, and reading and writing their registers.
+
+The only module that imports python-ptrace, whose licence is GPL-2.0-only.
+It brings the binding; the requests that it lacks (PTRACE_SEIZE and later) are
+made through the same function.
+
+All of it has to be called from the thread of this process that seized the target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import struct
+import time
+from dataclasses import dataclass, field
+
+import ptrace.binding.func as binding
+
+from jupyter_cr.errors import AlreadyTraced, EngineError, NoSuchProcess, PermissionDenied
+from jupyter_cr.tracer.arch.x86_64 import Registers
+from jupyter_cr.tracer.proc.status import read_status
+
+__all__ = [
+    "EXITKILL",
+    "Ended",
+    "RseqConfiguration",
+    "Stop",
+    "Tracee",
+    "poll_for",
+    "seize",
+    "wait_any",
+    "wait_for",
+]
+
+_CONT, _DETACH, _SYSCALL = 7, 17, 24
+_SETOPTIONS, _GETSIGINFO = 0x4200, 0x4202
+_GETREGSET, _SETREGSET = 0x4204, 0x4205
+_SEIZE, _INTERRUPT = 0x4206, 0x4207
+_PEEKSIGINFO, _GETSIGMASK, _SETSIGMASK = 0x4209, 0x420A, 0x420B
+_GET_RSEQ_CONFIGURATION = 0x420F
+_NT_PRSTATUS, _NT_X86_XSTATE = 1, 0x202
+_PEEKSIGINFO_SHARED = 1
+_EVENT_STOP = 128
+_WALL = 0x40000000
+
+EXITKILL = 0x100000
+"""PTRACE_O_EXITKILL: the tracee dies with its tracer."""
+
+_ptrace = binding._ptrace
+
+
+def _request(request: int, tid: int, address: int = 0, data: int = 0) -> int:
+    ctypes.set_errno(0)
+    result = ctypes.c_long(_ptrace(request, tid, address, data)).value
+    if result == -1 and (code := ctypes.get_errno()):
+        raise OSError(code, os.strerror(code), f"ptrace({request:#x}) of thread {tid}")
+    return result
+
+
+class _IoVector(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a thread stopped: `signal` about to be delivered, or a ptrace `event`."""
+
+    signal: int
+    event: int
+
+    @property
+    def is_event_stop(self) -> bool:
+        """PTRACE_INTERRUPT took effect, a new tracee began, or a group-stop."""
+        return self.event == _EVENT_STOP
+
+    @property
+    def is_group_stop(self) -> bool:
+        """The thread's process has been stopped by job control."""
+        return self.is_event_stop and self.signal in (
+            signal.SIGSTOP,
+            signal.SIGTSTP,
+            signal.SIGTTIN,
+            signal.SIGTTOU,
+        )
+
+
+class Ended(Exception):
+    """The tracee ended; `status` as wait(2) gives it."""
+
+    def __init__(self, tid: int, status: int) -> None:
+        super().__init__(f"thread {tid} ended")
+        self.tid = tid
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class RseqConfiguration:
+    """A thread's restartable-sequences area (PTRACE_GET_RSEQ_CONFIGURATION)."""
+
+    address: int
+    size: int
+    signature: int
+    flags: int
+
+
+waits = 0
+"""How many times this process has waited for a tracee: each is a stop or an end."""
+
+
+def wait_for(tid: int) -> Stop:
+    """Wait until thread `tid` stops.
+
+    Raises:
+        Ended: it ended instead, and has been reaped.
+    """
+    global waits  # noqa: PLW0603
+    while True:
+        waits += 1
+        _, status = os.waitpid(tid, _WALL)
+        if os.WIFSTOPPED(status):
+            return Stop(os.WSTOPSIG(status), status >> 16)
+        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            raise Ended(tid, status)
+
+
+def wait_any() -> tuple[int, int]:
+    """Wait until something happens to any tracee; its tid, and the wait status."""
+    global waits  # noqa: PLW0603
+    waits += 1
+    return os.waitpid(-1, _WALL)
+
+
+def poll_for(tid: int, timeout: float) -> Stop | None:
+    """Like `wait_for`, but None when nothing has happened after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    pause = 0.00005
+    while True:
+        pid, status = os.waitpid(tid, _WALL | os.WNOHANG)
+        if pid:
+            if os.WIFSTOPPED(status):
+                return Stop(os.WSTOPSIG(status), status >> 16)
+            raise Ended(tid, status)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.005)
+
+
+@dataclass(slots=True)
+class Tracee:
+    """A thread that this process traces. Methods need it stopped, unless they say so.
+
+    Attributes:
+        tid: As this process sees it.
+        held_back: The siginfo_t of signals that were about to be delivered when it was
+            stopped. The tracer has to send them again.
+    """
+
+    tid: int
+    held_back: list[bytes] = field(default_factory=list)
+
+    def interrupt(self) -> None:
+        """Make the running thread stop; `wait_for` it then. Needs it running."""
+        _request(_INTERRUPT, self.tid)
+
+    def resume(self) -> None:
+        """Let it run with the registers it has."""
+        _request(_CONT, self.tid)
+
+    def make_call(self) -> int:
+        """Let it make the system call that its registers stand before; the result.
+
+        Not by single-stepping: the trap after a step would undo the target's own
+        disposition of SIGTRAP (force_sig_fault in Linux's kernel/signal.c).
+        """
+        for _ in ("entry", "exit"):
+            _request(_SYSCALL, self.tid)
+            self.wait(signal.SIGTRAP)
+        return self.registers.result
+
+    def wait(self, expected: int) -> Stop:
+        """Wait for it to stop with signal `expected`; others are held back.
+
+        Raises:
+            Ended: it ended instead.
+        """
+        while True:
+            stop = wait_for(self.tid)
+            if stop.signal == expected and not stop.event:
+                return stop
+            self.hold_back(stop)
+            _request(_SYSCALL if expected == signal.SIGTRAP else _CONT, self.tid)
+
+    def wait_for_event_stop(self, timeout: float) -> Stop:
+        """Wait for PTRACE_EVENT_STOP; signals on the way are held back.
+
+        Raises:
+            Ended: it ended instead.
+            TimeoutError: nothing for `timeout` seconds: it is in a call that Linux
+                does not interrupt.
+        """
+        while True:
+            stop = poll_for(self.tid, timeout)
+            if stop is None:
+                raise TimeoutError(f"thread {self.tid} does not stop")
+            if stop.is_event_stop:
+                return stop
+            self.hold_back(stop)
+            self.resume()
+
+    def hold_back(self, stop: Stop) -> None:
+        """Remember the signal of a signal-delivery-stop."""
+        if not stop.event:
+            buffer = ctypes.create_string_buffer(128)
+            _request(_GETSIGINFO, self.tid, 0, ctypes.addressof(buffer))
+            self.held_back.append(buffer.raw)
+
+    def detach(self) -> None:
+        """Stop tracing it: it goes on."""
+        with contextlib.suppress(ProcessLookupError):
+            _request(_DETACH, self.tid)
+
+    def set_options(self, options: int) -> None:
+        """PTRACE_SETOPTIONS."""
+        _request(_SETOPTIONS, self.tid, 0, options)
+
+    @property
+    def registers(self) -> Registers:
+        """The general registers."""
+        registers = Registers()
+        self._regset(_GETREGSET, _NT_PRSTATUS, registers, ctypes.sizeof(registers))
+        return registers
+
+    @registers.setter
+    def registers(self, registers: Registers) -> None:
+        self._regset(_SETREGSET, _NT_PRSTATUS, registers, ctypes.sizeof(registers))
+
+    @property
+    def xstate(self) -> bytes:
+        """Floating point, vector and other extended state, in XSAVE's standard format."""
+        buffer = ctypes.create_string_buffer(_XSTATE_LIMIT)
+        length = self._regset(_GETREGSET, _NT_X86_XSTATE, buffer, _XSTATE_LIMIT)
+        return buffer.raw[:length]
+
+    @xstate.setter
+    def xstate(self, state: bytes) -> None:
+        buffer = ctypes.create_string_buffer(state, len(state))
+        self._regset(_SETREGSET, _NT_X86_XSTATE, buffer, len(state))
+
+    def _regset(
+        self, request: int, kind: int, buffer: ctypes.Structure | ctypes.Array[ctypes.c_char],
+        size: int,
+    ) -> int:  # fmt: skip
+        vector = _IoVector(ctypes.addressof(buffer), size)
+        _request(request, self.tid, kind, ctypes.addressof(vector))
+        return int(vector.length)
+
+    @property
+    def signal_mask(self) -> int:
+        """The blocked signals; bit n - 1 is signal n."""
+        mask = ctypes.c_uint64()
+        _request(_GETSIGMASK, self.tid, 8, ctypes.addressof(mask))
+        return mask.value
+
+    @signal_mask.setter
+    def signal_mask(self, mask: int) -> None:
+        value = ctypes.c_uint64(mask)
+        _request(_SETSIGMASK, self.tid, 8, ctypes.addressof(value))
+
+    def pending_signals(self, *, shared: bool) -> list[bytes]:
+        """The queued siginfo_t (128 bytes each), of the process or of the thread."""
+        found: list[bytes] = []
+        while True:
+            arguments = struct.pack(
+                "<QIi", len(found), _PEEKSIGINFO_SHARED if shared else 0, 32
+            )
+            request = ctypes.create_string_buffer(arguments, len(arguments))
+            buffer = ctypes.create_string_buffer(128 * 32)
+            count = _request(
+                _PEEKSIGINFO, self.tid, ctypes.addressof(request), ctypes.addressof(buffer)
+            )
+            found += [buffer.raw[128 * i : 128 * (i + 1)] for i in range(count)]
+            if count < 32:
+                return found
+
+    @property
+    def rseq(self) -> RseqConfiguration | None:
+        """The registered restartable-sequences area, None without one."""
+        buffer = ctypes.create_string_buffer(24)
+        _request(_GET_RSEQ_CONFIGURATION, self.tid, 24, ctypes.addressof(buffer))
+        address, size, signature, flags = struct.unpack_from("<QIII", buffer.raw)
+        return RseqConfiguration(address, size, signature, flags) if address else None
+
+
+_XSTATE_LIMIT = 16384
+
+
+def seize(tid: int, options: int = 0) -> Tracee:
+    """Begin to trace thread `tid` (of any process), without stopping it.
+
+    Raises:
+        NoSuchProcess: it has ended.
+        AlreadyTraced: another tracer has it.
+        PermissionDenied: Linux does not let this user trace it.
+    """
+    try:
+        _request(_SEIZE, tid, 0, options)
+    except ProcessLookupError as error:
+        raise NoSuchProcess(f"process {tid} does not exist (any more)") from error
+    except PermissionError as error:
+        status = read_status(tid)
+        if status.tracer_pid:
+            raise AlreadyTraced(
+                f"process {tid} is traced by process {status.tracer_pid}",
+                "Only one tracer can have a process: end the debugger, strace or "
+                "checkpoint that works on it, and try again.",
+            ) from error
+        raise PermissionDenied(
+            f"this user may not trace process {tid}",
+            "It belongs to another user, is protected (prctl PR_SET_DUMPABLE), or "
+            "ptrace is restricted here: run `jupyter cr check`.",
+        ) from error
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise EngineError(f"PTRACE_SEIZE of process {tid} failed: {error}") from error
+        raise
+    return Tracee(tid)

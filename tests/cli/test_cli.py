@@ -1,0 +1,302 @@
+"""The command line, on a real store."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jupyter_cr import __version__
+from jupyter_cr.cli import main
+from jupyter_cr.errors import CorruptImage, NoSuchProcess, NoSuchSnapshot, UsageError
+from jupyter_cr.image import Header, KernelFacts, Outcome
+from jupyter_cr.image.records import ProcessOutcome
+from jupyter_cr.store import Store
+
+ROOT = Path(__file__).parents[2]
+
+
+def take(name: str, note: str = "", pages: bytes = b"p" * 5000) -> Path:
+    store = Store()
+    with store.create(name) as writer:
+        writer.add(
+            Header(
+                name=name,
+                note=note,
+                created="2026-01-02T03:04:05.000006+00:00",
+                pid=77,
+                comm="python3",
+                kernel=KernelFacts(
+                    kernel_name="python3", connection_file="/run/kernel-7.json"
+                ),
+                release="6.1",
+                machine="x86_64",
+                tool="0.1.0",
+            )
+        )
+        os.pwrite(writer.pages_fd, pages, 0)
+        processes = (
+            ProcessOutcome(77, "python3", 12, 40, 3 << 20),
+            ProcessOutcome(78, "[bold]", 1, 3, 4096),
+        )
+        writer.add(Outcome(downtime_ms=9.5, elapsed_ms=50, bytes=5000, processes=processes))
+        writer.commit(durable=False)
+    return store.root / name
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(words)
+        return code, *capfd.readouterr()
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_list(run: Run) -> None:
+    assert run("list", "--json") == (0, "[]\n", "")
+    assert "No snapshots yet" in run("list")[1]
+    take("one", note="[red]not markup[/red]")
+    (take("two") / "pages").write_bytes(b"")
+    code, out, _ = run("list", "--json")
+    listed = json.loads(out)
+    assert code == 0
+    assert [(s["name"], s["state"]) for s in listed] == [
+        ("one", "durable"),
+        ("two", "corrupt"),
+    ]
+    code, out, err = run("list")
+    assert (code, err) == (0, "")
+    assert "[red]not markup[/red]" in out
+    assert "it should have 5000" in out
+
+
+def test_show(run: Run) -> None:
+    take("one", note="before training")
+    code, out, err = run("show", "one")
+    assert (code, err) == (0, "")
+    for word in (
+        "before training",
+        "python3",
+        "[bold]",
+        "3.0 MiB",
+        "/run/kernel-7.json",
+        "9.5",
+    ):
+        assert word in out
+    shown = json.loads(run("show", "one", "--json")[1])
+    assert shown["snapshot"]["state"] == "durable"
+    assert shown["header"]["note"] == "before training"
+    assert len(shown["outcome"]["processes"]) == 2
+
+
+def test_verify(run: Run) -> None:
+    directory = take("one")
+    code, out, _ = run("verify", "one", "--json")
+    assert code == 0
+    verified = json.loads(out)
+    assert verified["name"] == "one"
+    assert verified["bytes"] == sum(file.stat().st_size for file in directory.iterdir())
+    assert "is sound" in run("verify", "one")[1]
+    (directory / "pages").write_bytes(b"q" * 5000)
+    code, out, err = run("verify", "one")
+    assert (code, out) == (CorruptImage.exit_code, "")
+    assert "block 0 at offset 0" in err
+    assert "Traceback" not in err
+
+
+def test_rm(run: Run) -> None:
+    take("one")
+    take("two")
+    assert run("rm", "one", "none")[0] == NoSuchSnapshot.exit_code
+    assert run("rm", "one", "two") == (0, "", "")
+    assert Store().names() == []
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "restore", "fork"])
+def test_no_such_snapshot(run: Run, command: str) -> None:
+    take("before")
+    code, out, err = run(command, "befor")
+    assert (code, out) == (NoSuchSnapshot.exit_code, "")
+    assert err.splitlines() == [
+        f"There is no snapshot named befor in {Store().root}.",
+        "Did you mean before?",
+    ]
+
+
+def test_no_such_target(run: Run) -> None:
+    code, out, err = run("checkpoint", "zz", "--json")
+    assert (code, out) == (NoSuchProcess.exit_code, "")
+    error = json.loads(err)
+    assert error.keys() == {"error", "message", "hint", "exit_code"}
+    assert (error["error"], error["exit_code"]) == (
+        "NoSuchProcess",
+        NoSuchProcess.exit_code,
+    )
+
+
+def test_names_are_checked_before_anything_is_stopped(run: Run) -> None:
+    take("one")
+    assert run("checkpoint", "1", "--name", "one")[0] == 10
+    assert run("checkpoint", "1", "--name", "../one")[0] == UsageError.exit_code
+    assert run("checkpoint", str(os.getpid()))[0] == UsageError.exit_code
+
+
+@pytest.mark.parametrize(
+    "words", [("checkpoint",), ("nonsense",), ("list", "--nonsense"), ("rm",)]
+)
+def test_wrong_usage(run: Run, words: tuple[str, ...]) -> None:
+    code, out, err = run(*words)
+    assert (code, out) == (UsageError.exit_code, "")
+    assert "--help tells more" in err
+    code, _, err = run(*words, "--json")
+    assert code == UsageError.exit_code
+    assert json.loads(err)["error"] == "UsageError"
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(NoSuchSnapshot):
+        main(["show", "none", "--debug"])
+    with pytest.raises(NoSuchSnapshot):
+        main(["--debug", "show", "none"])
+
+
+def test_a_bug_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jupyter_cr.operations.list_snapshots", lambda: 1 / 0)
+    code, _, err = run("list")
+    assert code == 70
+    assert "ZeroDivisionError" in err
+    assert "Traceback" not in err
+
+
+def test_help_and_version(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    commands = ("check", "checkpoint", "list", "show", "rm", "verify", "restore", "fork")
+    assert all(f"  {command} " in out for command in commands)
+    assert __version__ in run("--version")[1]
+    code, out, err = run()
+    assert code == 2
+    assert "Usage:" in out + err
+
+
+def test_check(run: Run) -> None:
+    code, out, _ = run("check", "--json")
+    items = json.loads(out)
+    assert code in (0, 1)
+    assert items
+    assert all(item.keys() >= {"name", "ok", "required_for", "advice"} for item in items)
+    again, out, _ = run("check")
+    assert again == code
+    assert all(item["name"] in out for item in items)
+
+
+def test_a_fork_needs_a_free_file(run: Run, tmp_path: Path) -> None:
+    take("one")
+    code, _, err = run("fork", "one", "--connection-file", str(tmp_path / "x.json"))
+    assert code == UsageError.exit_code
+    assert "not of a Jupyter kernel" in err
+
+
+PROGRAM = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
+
+
+def run_program(*words: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_the_exit_status_is_the_errors() -> None:
+    assert run_program("show", "none").returncode == NoSuchSnapshot.exit_code
+    assert run_program("list").returncode == 0
+
+
+def test_heavy_packages_are_imported_only_when_needed() -> None:
+    heavy = {"rich", "jupyter_client", "zmq", "asyncio", "IPython", "numpy", "traitlets"}
+    program = (
+        "import sys; import jupyter_cr.operations; from jupyter_cr.cli import main;"
+        f"main(['checkpoint', 'zz', '--json']); print({heavy} & sys.modules.keys())"
+    )
+    result = run_program(program=program)
+    assert result.stdout == "set()\n", result.stderr
+
+
+def test_a_progress_bar_on_a_terminal_only(tmp_path: Path) -> None:
+    take("one", pages=bytes(3 << 20))
+    assert run_program("verify", "one").stderr == ""
+    leader, terminal = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, "verify", "one"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+            timeout=30,
+            check=True,
+        )
+        shown = os.read(leader, 65536).decode()
+    finally:
+        os.close(leader)
+        os.close(terminal)
+    assert "verify" in shown
+    assert "0%" in shown
+
+
+def ask(request: object) -> tuple[int, list[dict[str, object]]]:
+    line = request if isinstance(request, str) else json.dumps(request)
+    result = subprocess.run(
+        [sys.executable, "-m", "jupyter_cr.engine"],
+        input=line + "\n",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return result.returncode, [json.loads(answer) for answer in result.stdout.splitlines()]
+
+
+def test_the_engine_as_a_process_of_its_own() -> None:
+    take("one")
+    code, answers = ask({"op": "verify", "name": "one"})
+    assert code == 0
+    assert [answer["type"] for answer in answers] == ["progress", "progress", "result"]
+    code, (answer,) = ask({"op": "list"})
+    assert (code, len(answer["result"])) == (0, 1)
+    code, (answer,) = ask({"op": "show", "name": "one"})
+    assert answer["result"]["header"]["name"] == "one"
+    code, (answer,) = ask({"op": "remove", "names": ["one"]})
+    assert (code, answer["result"]) == (0, ["one"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "error"),
+    [
+        ({"op": "show", "name": "none"}, 9, "NoSuchSnapshot"),
+        ({"op": "checkpoint", "target": "zz"}, 3, "NoSuchProcess"),
+        ({"op": "nonsense"}, 2, "UsageError"),
+        ({"op": "show"}, 2, "UsageError"),
+        ({"op": "list", "extra": 1}, 2, "UsageError"),
+        ("", 2, "UsageError"),
+        ("{", 2, "UsageError"),
+    ],
+)
+def test_errors_of_the_engines_process(request_: object, code: int, error: str) -> None:
+    got, answers = ask(request_)
+    assert got == code
+    assert (answers[-1]["type"], answers[-1]["error"]) == ("error", error)
+    assert answers[-1]["exit_code"] == code
+    assert answers[-1].keys() >= {"message", "hint", "http_status"}
