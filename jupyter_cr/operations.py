@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jupyter_cr import __version__
-from jupyter_cr.errors import UsageError
+from jupyter_cr.errors import StorageError, UsageError
 from jupyter_cr.image import Header, KernelFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.kernels.connection import (
@@ -29,6 +29,7 @@ from jupyter_cr.kernels.connection import (
 )
 from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Snapshot, State, Store
+from jupyter_cr.store.twins import end_twins
 
 if TYPE_CHECKING:
     from jupyter_cr.engine.checkpoint import CheckpointOutcome
@@ -130,10 +131,13 @@ def checkpoint(
     name = name or store.suggest_name(found.kernel_name or found.comm)
     with store.create(name) as writer:
         writer.add(_header(name, note, found))
-        outcome = checkpoint_tree(found.pid, writer, warm=warm, progress=progress)
-        processes = _add_outcome(writer, outcome)
-        with _phase(progress, "sync"):
-            writer.commit()
+        with _twins_ended_on_error(writer.path):
+            outcome = checkpoint_tree(
+                found.pid, writer, warm=warm, directory=writer.path, progress=progress
+            )
+            processes = _add_outcome(writer, outcome)
+            with _phase(progress, "sync"):
+                writer.commit()
     return CheckpointResult(
         name=name,
         state=store.state(name),
@@ -144,18 +148,28 @@ def checkpoint(
     )
 
 
+@contextmanager
+def _twins_ended_on_error(directory: Path) -> Iterator[None]:
+    """Twins have been left for a snapshot that there will not be: end them."""
+    try:
+        yield
+    except BaseException:
+        end_twins(directory)
+        raise
+
+
 def _header(name: str, note: str, target: Target) -> Header:
     host = os.uname()
     kernel = KernelFacts(kernel_id=target.kernel_id, kernel_name=target.kernel_name)
     if target.connection_file is not None:
         kernel = msgspec.structs.replace(
             kernel,
-            connection_file=str(target.connection_file),
+            connection_file=_text(str(target.connection_file)),
             connection=target.connection_file.read_bytes(),
         )
     return Header(
         name=name,
-        note=note,
+        note=_text(note),
         created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
         pid=target.pid,
         comm=target.comm,
@@ -164,6 +178,12 @@ def _header(name: str, note: str, target: Target) -> Header:
         machine=host.machine,
         tool=__version__,
     )
+
+
+def _text(argument: str) -> str:
+    """Without the lone surrogates that stand for bytes of the command line that are no
+    UTF-8 (PEP 383): no image can hold them."""
+    return os.fsencode(argument).decode(errors="replace")
 
 
 def _add_outcome(
@@ -215,9 +235,21 @@ def restore(
         )
         kernel = reader.header.kernel
     path = Path(kernel.connection_file) if kernel.connection_file else None
-    if path is not None and not path.exists():
-        write_connection(path, kernel.connection)
-    return _restore_result(name, outcome, path)
+    warnings = tuple(_put_back(path, kernel.connection)) if path else ()
+    return _restore_result(name, outcome, path, warnings)
+
+
+def _put_back(path: Path, recorded: bytes) -> Iterator[str]:
+    """Write the connection file again where it is gone. The kernel runs by now, so what
+    cannot be done is told, not raised."""
+    try:
+        if not path.exists():
+            write_connection(path, recorded)
+        elif parse_connection(path.read_bytes()) != parse_connection(recorded):
+            yield f"{path} is not what it was; the kernel listens where it did before."
+    except (StorageError, OSError) as error:
+        reason = error.message if isinstance(error, StorageError) else str(error)
+        yield f"The connection file is not there as it was: {reason}"
 
 
 def fork(
@@ -252,9 +284,9 @@ def fork(
         path = None
         if original is not None:
             path = (connection_file or new_connection_file()).absolute()
-        from jupyter_cr.engine.restore import restore_tree
-
         with _reserved(path, len(kernel.connection)):
+            from jupyter_cr.engine.restore import restore_tree
+
             outcome = restore_tree(
                 reader,
                 mode="fork",
@@ -284,13 +316,15 @@ def _reserved(path: Path | None, size: int) -> Iterator[None]:
         raise
 
 
-def _restore_result(name: str, outcome: RestoreOutcome, path: Path | None) -> RestoreResult:
+def _restore_result(
+    name: str, outcome: RestoreOutcome, path: Path | None, more: tuple[str, ...] = ()
+) -> RestoreResult:
     return RestoreResult(
         name=name,
         pid=outcome.pid,
         connection_file=str(path) if path else None,
         elapsed_ms=outcome.elapsed_ms,
-        warnings=tuple(outcome.warnings),
+        warnings=(*outcome.warnings, *more),
     )
 
 

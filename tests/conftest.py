@@ -32,7 +32,8 @@ _BECOME_ORDINARY = (
 
 @pytest.fixture(autouse=True)
 def _own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's own store, kernels or configuration is read or written."""
+    """Nothing of the user's own store, kernels or configuration is read or written; and
+    programs that a test starts find this checkout, wherever they are started."""
     own = {
         "JUPYTER_CR_HOME": "store",
         "JUPYTER_RUNTIME_DIR": "runtime",
@@ -42,6 +43,7 @@ def _own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for variable, name in own.items():
         monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def _on_path(name: str) -> Sequence[str]:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    paths = [str(ROOT), *site.getsitepackages()]
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(ROOT), *filter(None, given), *site.getsitepackages()]
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "TZ")}
     return kept | {
         "HOME": str(home),

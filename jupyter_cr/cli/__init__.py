@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _INTERRUPTED = 130
-"""As shells have it: 128 + SIGINT."""
+_CUT_OFF = 141
+"""As shells have it: 128 + SIGINT, 128 + SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,13 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from jupyter_cr.cli.commands import cr
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         result = cr.main(words, prog_name="jupyter-cr", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
     except click.ClickException as error:
         failure: CheckpointRestoreError = _usage_error(error)
     except CheckpointRestoreError as error:
@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("Interrupted.\n")
         return _INTERRUPTED
     except BrokenPipeError:
-        return _INTERRUPTED
+        # Whoever read has gone (`| head`); what is left to flush at exit has no reader.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CUT_OFF
     except Exception as error:
         if "--debug" in words:
             raise

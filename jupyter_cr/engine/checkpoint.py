@@ -184,10 +184,9 @@ def _save(
     writer.add(FileTable(collected.files))
     writer.add(file_identities(collected.processes))
     stored = _save_pages(taken, writer, report)
-    for record in save_shared_memory(
-        collected.shared, writer.pages_fd, os.fstat(writer.pages_fd).st_size
-    ):
-        writer.add(record)
+    end = os.fstat(writer.pages_fd).st_size
+    for shared in save_shared_memory(collected.shared, writer.pages_fd, end):
+        writer.add(shared)
     return tuple(
         ProcessSummary(
             record.pid,
@@ -223,4 +222,5 @@ def _save_pages(taken: _Taken, writer: SnapshotWriter, report: Progress) -> dict
             writer.add(pages.Record.of(twin.of, runs, guards))
             pages.save_pages(twin, regions, runs, writer.pages_fd, handover, advance)
             stored[twin.of] = sum(length for _, length, _ in runs)
+    os.ftruncate(writer.pages_fd, total)
     return stored

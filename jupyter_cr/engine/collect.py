@@ -25,8 +25,10 @@ from jupyter_cr.engine.state import (
 from jupyter_cr.engine.survey import Survey
 from jupyter_cr.errors import EngineError, Unsupported
 from jupyter_cr.tracer import libc
+from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
 from jupyter_cr.tracer.proc.maps import read_maps
+from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.proc.tasks import auxv, exe_path, namespaces
 from jupyter_cr.tracer.proc.timers import read_posix_timers
 from jupyter_cr.tracer.remote import Result
@@ -87,10 +89,10 @@ def _collect_process(
     maps: Mapping[int, Sequence[MemoryMapping]],
     survey: Survey,
 ) -> process.Record:
-    ids = _Ids.of(frozen, tree)
+    ids = _identify(frozen, tree)
     if frozen.is_zombie:
         return process.Record(
-            **ids.as_arguments(),
+            ids=ids,
             name=frozen.status.name,
             command=(),
             zombie_status=frozen.stat.exit_code,
@@ -105,7 +107,7 @@ def _collect_process(
         frozen.pid, maps[frozen.pid], flags, _on_tmpfs(maps[frozen.pid])
     )
     return process.Record(
-        **ids.as_arguments(),
+        ids=ids,
         name=frozen.status.name,
         command=process.read_command(frozen.pid),
         is_stopped=frozen.is_stopped,
@@ -174,49 +176,25 @@ def _ask(remote: RemoteProcess) -> _Answers:
     )
 
 
-def _held_back(remote: RemoteProcess, tid: int) -> list[process.Call]:
+def _held_back(remote: RemoteProcess, tid: int) -> list[Call]:
     """Signals that stopping the thread took away from it are queued again."""
     thread = remote.threads[tid]
-    return process.queue_signal_calls(
-        thread.pid, thread.tracee.held_back, thread.tid
+    return process.queue_signal_calls(thread.pid, thread.tracee.held_back, thread.tid)
+
+
+def _identify(frozen: FrozenProcess, tree: FrozenTree) -> process.Ids:
+    parent = tree.processes.get(frozen.stat.ppid)
+    return process.Ids(
+        frozen.inner_pid,
+        parent.inner_pid if parent is not None else _outer_parent(frozen),
+        frozen.status.ns_pgid[-1],
+        frozen.status.ns_sid[-1],
+        frozen.stat.exit_signal,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Ids:
-    pid: int
-    ppid: int
-    pgid: int
-    sid: int
-    exit_signal: int
-
-    @classmethod
-    def of(cls, frozen: FrozenProcess, tree: FrozenTree) -> _Ids:
-        status = frozen.status
-        parent = tree.processes.get(frozen.stat.ppid)
-        if parent is not None:
-            ppid = parent.inner_pid
-        else:
-            ppid = _outer_parent(frozen)
-        return cls(
-            frozen.inner_pid, ppid, status.ns_pgid[-1], status.ns_sid[-1],
-            frozen.stat.exit_signal,
-        )  # fmt: skip
-
-    def as_arguments(self) -> dict[str, int]:
-        return {
-            "pid": self.pid,
-            "ppid": self.ppid,
-            "pgid": self.pgid,
-            "sid": self.sid,
-            "exit_signal": self.exit_signal,
-        }
 
 
 def _outer_parent(frozen: FrozenProcess) -> int:
     """The pid that getppid() gives in the process, whose parent is not of the tree."""
-    from jupyter_cr.tracer.proc.status import read_status
-
     if not frozen.stat.ppid:
         return 0
     parent = read_status(frozen.stat.ppid).ns_tgid

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from jupyter_cr.engine.descriptors import collect_open_file
-from jupyter_cr.engine.descriptors.base import Descriptor, OpenFile, Place, Tree
+from jupyter_cr.engine.descriptors import File, collect_open_file
+from jupyter_cr.engine.descriptors.base import Descriptor, Place, Tree
 from jupyter_cr.engine.freeze import FrozenProcess
 from jupyter_cr.errors import PermissionDenied
 from jupyter_cr.tracer import libc
@@ -24,7 +24,7 @@ __all__ = ["collect_open_files", "hold_open_files"]
 _FLAGS = "flags:"
 
 
-def collect_open_files(tree: Tree) -> list[OpenFile]:
+def collect_open_files(tree: Tree) -> list[File]:
     """The record of every open file, numbered from 0.
 
     Raises:

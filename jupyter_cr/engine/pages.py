@@ -23,7 +23,7 @@ from jupyter_cr.tracer.proc.pagemap import (
     open_pagemap,
 )
 
-__all__ = ["Record", "Run", "find_runs", "guard_ranges", "save_pages"]
+__all__ = ["Record", "Run", "find_runs", "groups", "guard_ranges", "save_pages"]
 
 _PIECE = 32 << 20
 _PROT_READ, _PROT_WRITE = 1, 2
@@ -54,7 +54,7 @@ class Record(msgspec.Struct, frozen=True):
     @property
     def runs(self) -> list[Run]:
         """All of them, by address."""
-        return [_RUN.unpack_from(self.packed, at) for at in range(0, len(self.packed), 24)]  # type: ignore[misc]
+        return [_RUN.unpack_from(self.packed, at) for at in range(0, len(self.packed), 24)]
 
     @property
     def guard_ranges(self) -> list[tuple[int, int]]:
@@ -123,14 +123,14 @@ def save_pages(
             if region.has_own_pages and not region.protection & _PROT_READ
         ]
     )
-    for group in _groups(runs):
+    for group in groups(runs):
         _write_group(twin, fd, group)
         _, length, offset = group[-1]
         advance(offset + length)
     twin.thread.call("close", fd)
 
 
-def _groups(runs: Sequence[Run]) -> Iterator[list[Run]]:
+def groups(runs: Sequence[Run]) -> Iterator[list[Run]]:
     """Pieces of the runs, together no more than a twin should write at once."""
     group: list[Run] = []
     total = 0

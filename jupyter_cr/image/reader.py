@@ -14,7 +14,14 @@ import msgspec
 from jupyter_cr.errors import CorruptImage, FutureImage, NoSuchSnapshot
 from jupyter_cr.image.checksums import find_damaged_block
 from jupyter_cr.image.frame import DAMAGED, Frame, iter_frames
-from jupyter_cr.image.records import NUMBERS, RECORDS, Header, Outcome, PageBlocks
+from jupyter_cr.image.records import (
+    RECORDS,
+    Header,
+    Outcome,
+    PageBlocks,
+    class_of,
+    number_of,
+)
 from jupyter_cr.image.writer import MANIFEST, PAGES
 
 __all__ = ["ImageReader"]
@@ -108,7 +115,7 @@ class ImageReader:
         Raises:
             CorruptImage: a sound record that is not what its class says.
         """
-        number = NUMBERS[cls]
+        number = number_of(cls)
         decoder = msgspec.msgpack.Decoder(cls)
         for frame in self._frames:
             if frame.type == number:
@@ -121,7 +128,7 @@ class ImageReader:
             CorruptImage: a sound record that is not what its class says.
         """
         for frame in self._frames:
-            yield self._decode(frame, msgspec.msgpack.Decoder(RECORDS[frame.type]))
+            yield self._decode(frame, msgspec.msgpack.Decoder(class_of(frame.type)))
 
     def _decode(self, frame: Frame, decoder: msgspec.msgpack.Decoder[R]) -> R:
         try:
@@ -129,7 +136,7 @@ class ImageReader:
         except msgspec.MsgspecError as error:
             raise CorruptImage(
                 f"{self.directory / MANIFEST}: record {frame.index} at offset "
-                f"{frame.offset} is no {RECORDS[frame.type].__name__}: {error}.",
+                f"{frame.offset} is no {class_of(frame.type).__name__}: {error}.",
                 DAMAGED,
             ) from error
 
@@ -149,9 +156,9 @@ class ImageReader:
                     f"{frame.type}, which this release does not know.",
                     "Use the release of jupyter-cr that wrote it, or a later one.",
                 )
-        if not self._frames or self._frames[0].type != NUMBERS[Header]:
+        if not self._frames or self._frames[0].type != number_of(Header):
             raise CorruptImage(f"{path}: the first record is no Header.", DAMAGED)
-        if self._frames[-1].type != NUMBERS[PageBlocks]:
+        if self._frames[-1].type != number_of(PageBlocks):
             raise CorruptImage(f"{path}: the last record is no PageBlocks.", DAMAGED)
         self._header = next(self.records(Header))
         *_, self._blocks = self.records(PageBlocks)

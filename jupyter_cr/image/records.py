@@ -7,11 +7,23 @@ class, and a class that is no longer written stays, so that older images can be 
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 
 import msgspec
 
-__all__ = ["NUMBERS", "RECORDS", "Header", "KernelFacts", "Outcome", "PageBlocks"]
+__all__ = [
+    "RECORDS",
+    "Header",
+    "KernelFacts",
+    "Outcome",
+    "PageBlocks",
+    "ProcessOutcome",
+    "class_of",
+    "number_of",
+]
 
 
 class KernelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +58,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """Version of jupyter-cr that wrote it."""
 
 
-class ProcessOutcome(msgspec.Struct, frozen=True, array_like=True):
+class ProcessOutcome(msgspec.Struct, frozen=True):
     """What was taken of one process."""
 
     pid: int
@@ -76,14 +88,42 @@ class PageBlocks(msgspec.Struct, frozen=True, kw_only=True):
     """XXH3-64 of each block in turn, as little-endian u64."""
 
 
-RECORDS: MappingProxyType[int, type[msgspec.Struct]] = MappingProxyType(
+RECORDS: Mapping[int, str] = MappingProxyType(
     {
-        1: Header,
-        2: PageBlocks,
-        3: Outcome,
+        1: "jupyter_cr.image.records:Header",
+        2: "jupyter_cr.image.records:PageBlocks",
+        3: "jupyter_cr.image.records:Outcome",
+        4: "jupyter_cr.engine.machine:Machine",
+        5: "jupyter_cr.engine.identity:Identity",
+        6: "jupyter_cr.engine.state.process:Record",
+        7: "jupyter_cr.engine.open_file_table:FileTable",
+        8: "jupyter_cr.engine.machine:FileIdentities",
+        9: "jupyter_cr.engine.pages:Record",
+        10: "jupyter_cr.engine.shared_memory:Record",
     }
 )
+"""Type number -> ``module:class``. Imported when such a record is read, so that listing
+snapshots does not need the engine."""
 
-NUMBERS: MappingProxyType[type[msgspec.Struct], int] = MappingProxyType(
-    {cls: number for number, cls in RECORDS.items()}
-)
+_NUMBERS = {name: number for number, name in RECORDS.items()}
+
+
+def number_of(cls: type[msgspec.Struct]) -> int:
+    """The type number of a record class.
+
+    Raises:
+        KeyError: it has none.
+    """
+    return _NUMBERS[f"{cls.__module__}:{cls.__qualname__}"]
+
+
+@cache
+def class_of(number: int) -> type[msgspec.Struct]:
+    """The record class of a type number.
+
+    Raises:
+        KeyError: there is none.
+    """
+    module, _, name = RECORDS[number].partition(":")
+    found: type[msgspec.Struct] = getattr(importlib.import_module(module), name)
+    return found

@@ -23,7 +23,7 @@ from jupyter_cr.image.frame import (
     encode_preamble,
     link_checksums,
 )
-from jupyter_cr.image.records import NUMBERS, PageBlocks
+from jupyter_cr.image.records import PageBlocks, number_of
 
 __all__ = ["MANIFEST", "PAGES", "TEMPORARY", "ImageWriter"]
 
@@ -119,7 +119,7 @@ class ImageWriter:
         Raises:
             StorageError: disk full, or not writable any more.
         """
-        self._add(NUMBERS[type(record)], record)
+        self._add(number_of(type(record)), record)
 
     def _add(self, number: int, record: msgspec.Struct) -> None:
         payload = self._encoder.encode(record)

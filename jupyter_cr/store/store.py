@@ -15,12 +15,18 @@ from typing import Literal
 import msgspec
 
 from jupyter_cr.engine.streams import storage_errors
-from jupyter_cr.errors import FutureImage, ImageError, NameTaken, NoSuchSnapshot
+from jupyter_cr.errors import (
+    FutureImage,
+    ImageError,
+    NameTaken,
+    NoSuchSnapshot,
+    StorageError,
+)
 from jupyter_cr.image import Header, ImageReader, ImageWriter, Outcome
 from jupyter_cr.image.writer import MANIFEST, PAGES, TEMPORARY
 from jupyter_cr.store.names import check_name, suggest_name
 from jupyter_cr.store.root import check_root, prepare_root, store_root
-from jupyter_cr.store.twins import TWINS, are_twins_alive
+from jupyter_cr.store.twins import are_twins_alive, end_twins
 
 __all__ = ["Snapshot", "State", "Store"]
 
@@ -68,8 +74,13 @@ class Store:
             check_root(self.root)
         except FileNotFoundError:
             return []
-        with os.scandir(self.root) as entries:
-            return [e.name for e in entries if e.name[0] != "." and e.is_dir()]
+        try:
+            with os.scandir(self.root) as entries:
+                return [e.name for e in entries if e.name[0] != "." and e.is_dir()]
+        except PermissionError as error:
+            raise StorageError(
+                f"The store {self.root} is not readable.", f"chmod 700 {self.root}"
+            ) from error
 
     def create(self, name: str) -> ImageWriter:
         """Begin a snapshot, and clear what earlier runs that were killed left behind.
@@ -186,10 +197,7 @@ class Store:
             StorageError: the store is not writable.
         """
         for directory in [self.path(name) for name in dict.fromkeys(names)]:
-            if (directory / TWINS).exists():
-                from jupyter_cr.engine.twin import release_twins
-
-                release_twins(directory)
+            end_twins(directory)
             # Gone under its name at once, so that nobody sees half of it.
             doomed = self.root / f"{TEMPORARY}{directory.name}-{os.getpid()}"
             with storage_errors(directory):
@@ -197,12 +205,13 @@ class Store:
                 shutil.rmtree(doomed)
 
     def clean(self) -> None:
-        """Remove snapshots in the making whose process is dead.
+        """Remove snapshots in the making whose process is dead, and end their twins.
 
         Raises:
             StorageError: the store is not writable.
         """
         for directory in self._iter_abandoned():
+            end_twins(directory)
             with storage_errors(directory):
                 shutil.rmtree(directory)
 

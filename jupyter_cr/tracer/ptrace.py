@@ -171,6 +171,10 @@ class Tracee:
         """Let it run with the registers it has."""
         _request(_CONT, self.tid)
 
+    def deliver(self, number: int) -> None:
+        """Let it run and get the signal that stopped it."""
+        _request(_CONT, self.tid, 0, number)
+
     def make_call(self) -> int:
         """Let it make the system call that its registers stand before; the result.
 

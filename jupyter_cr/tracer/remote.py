@@ -268,12 +268,16 @@ class Batch:
         table = thread.frame + thread.workspace.frame_size
         size = len(self._table) + len(self._data) if any(self._outs) else len(self._table)
         content = thread.workspace.memory.read(table, size)
+        values = (
+            int.from_bytes(content[at + 56 : at + 64], "little", signed=True)
+            for at in range(0, len(self._table), arch.ENTRY_SIZE)
+        )
         return [
             Result(
-                *struct.unpack_from("<q", content, index * arch.ENTRY_SIZE + 56),
+                value,
                 tuple(content[start : start + length] for start, length in outs),
             )
-            for index, outs in enumerate(self._outs)
+            for value, outs in zip(values, self._outs, strict=True)
         ]
 
 

@@ -19,10 +19,14 @@ from jupyter_cr.image import Header, KernelFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.store import Store
 
-ROOT = Path(__file__).parents[2]
+CONNECTION = json.dumps(
+    dict.fromkeys(("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"), 9)
+).encode()
 
 
-def take(name: str, note: str = "", pages: bytes = b"p" * 5000) -> Path:
+def take(
+    name: str, note: str = "", pages: bytes = b"p" * 5000, connection: bytes = b""
+) -> Path:
     store = Store()
     with store.create(name) as writer:
         writer.add(
@@ -33,7 +37,9 @@ def take(name: str, note: str = "", pages: bytes = b"p" * 5000) -> Path:
                 pid=77,
                 comm="python3",
                 kernel=KernelFacts(
-                    kernel_name="python3", connection_file="/run/kernel-7.json"
+                    kernel_name="python3",
+                    connection_file="/run/kernel-7.json",
+                    connection=connection,
                 ),
                 release="6.1",
                 machine="x86_64",
@@ -183,10 +189,8 @@ def test_help_and_version(run: Run) -> None:
     assert code == 0
     commands = ("check", "checkpoint", "list", "show", "rm", "verify", "restore", "fork")
     assert all(f"  {command} " in out for command in commands)
+    assert run() == (0, out, "")
     assert __version__ in run("--version")[1]
-    code, out, err = run()
-    assert code == 2
-    assert "Usage:" in out + err
 
 
 def test_check(run: Run) -> None:
@@ -200,11 +204,48 @@ def test_check(run: Run) -> None:
     assert all(item["name"] in out for item in items)
 
 
-def test_a_fork_needs_a_free_file(run: Run, tmp_path: Path) -> None:
+def test_a_connection_file_is_for_kernels(run: Run, tmp_path: Path) -> None:
     take("one")
     code, _, err = run("fork", "one", "--connection-file", str(tmp_path / "x.json"))
     assert code == UsageError.exit_code
     assert "not of a Jupyter kernel" in err
+
+
+def test_a_fork_needs_a_free_file(run: Run, tmp_path: Path) -> None:
+    take("one", connection=CONNECTION)
+    path = tmp_path / "x.json"
+    path.write_bytes(b"somebody's")
+    code, _, err = run("fork", "one", "--connection-file", str(path))
+    assert code == UsageError.exit_code
+    assert f"{path} exists already" in err
+    assert path.read_bytes() == b"somebody's"
+
+
+def test_a_fork_that_fails_leaves_no_connection_file(run: Run, tmp_path: Path) -> None:
+    take("one", connection=CONNECTION)
+    path = tmp_path / "x.json"
+    code, out, err = run("fork", "one", "--connection-file", str(path))
+    assert (code != 0, out) == (True, ""), "there is no process in that snapshot"
+    assert err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("words", [("list",), ("list", "--json")])
+def test_output_that_nobody_reads(words: tuple[str, ...]) -> None:
+    for number in range(3):
+        take(str(number))
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *words],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=30,
+        )
+    finally:
+        os.close(writer)
+    assert (result.returncode != 0, result.stderr) == (True, b"")
 
 
 PROGRAM = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
@@ -213,7 +254,6 @@ PROGRAM = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
 def run_program(*words: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=30,
@@ -242,7 +282,7 @@ def test_a_progress_bar_on_a_terminal_only(tmp_path: Path) -> None:
     try:
         subprocess.run(
             [sys.executable, "-c", PROGRAM, "verify", "one"],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+            env={**os.environ, "TERM": "xterm"},
             stdout=subprocess.DEVNULL,
             stderr=terminal,
             timeout=30,
@@ -261,7 +301,6 @@ def ask(request: object) -> tuple[int, list[dict[str, object]]]:
     result = subprocess.run(
         [sys.executable, "-m", "jupyter_cr.engine"],
         input=line + "\n",
-        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=30,

@@ -30,9 +30,10 @@ from jupyter_cr.image import (
     KernelFacts,
     Outcome,
     PageBlocks,
+    records,
 )
 from jupyter_cr.image.frame import MAGIC, encode_frame, encode_preamble
-from jupyter_cr.image.records import NUMBERS, RECORDS
+from jupyter_cr.image.records import RECORDS, class_of, number_of
 
 HEADER = Header(
     name="one",
@@ -106,9 +107,17 @@ def test_the_grammar_is_the_one_in_the_documentation(tmp_path: Path) -> None:
     assert types == [1, 3, 2, 0xFFFF]
 
 
-def test_numbers_are_used_once() -> None:
-    assert len(NUMBERS) == len(RECORDS)
-    assert all(0 < number < 0xFFFF for number in RECORDS)
+@pytest.mark.parametrize("number", RECORDS)
+def test_every_number_stands_for_a_record_class(number: int) -> None:
+    assert 0 < number < 0xFFFF
+    assert issubclass(class_of(number), msgspec.Struct)
+    assert number_of(class_of(number)) == number
+    msgspec.msgpack.Decoder(class_of(number))
+
+
+def test_a_class_without_a_number_is_a_bug(tmp_path: Path) -> None:
+    with ImageWriter(tmp_path / "one") as writer, pytest.raises(KeyError, match="Later"):
+        writer.add(Later(1))
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
@@ -232,11 +241,16 @@ class Later(msgspec.Struct):
     value: int
 
 
+def number_as(patch: pytest.MonkeyPatch, cls: type[msgspec.Struct], number: int) -> None:
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    patch.setitem(vars(records)["_NUMBERS"], name, number)
+
+
 def test_an_unknown_record_is_of_a_later_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("jupyter_cr.image.writer.NUMBERS", {**NUMBERS, Later: 999})
+        number_as(patch, Later, 999)
         with ImageWriter(tmp_path / "one") as writer:
             writer.add(HEADER)
             writer.add(Later(1))
@@ -249,9 +263,7 @@ def test_a_record_that_is_not_what_its_class_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "jupyter_cr.image.writer.NUMBERS", {**NUMBERS, Later: NUMBERS[Outcome]}
-        )
+        number_as(patch, Later, number_of(Outcome))
         with ImageWriter(tmp_path / "one") as writer:
             writer.add(HEADER)
             writer.add(Later(1))
@@ -334,7 +346,6 @@ def test_of_two_writers_the_first_to_commit_gets_the_name(tmp_path: Path) -> Non
             [sys.executable, "-c", other, tmp_path / "one"],
             check=True,
             timeout=30,
-            cwd=Path(__file__).parents[2],
         )
         with pytest.raises(NameTaken):
             slow.commit()
@@ -446,7 +457,6 @@ def test_a_full_disk(tmp_path: Path, what: str) -> None:
             'mount -t tmpfs -o size=1m none "$1" && exec "$2" "$3" "$1" "$4"',
             *("sh", disk, sys.executable, script, what),
         ],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=30,

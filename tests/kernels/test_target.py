@@ -185,7 +185,6 @@ def test_a_command_below_the_shell_that_names_the_kernel(
         capture_output=True,
         text=True,
         timeout=30,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert result.stdout == f"{kernel.pid}\n", result.stderr
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
+from jupyter_cr.engine.twin import ParkedTwin
 from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StorageError, UsageError
 from jupyter_cr.image import Header, Outcome
 from jupyter_cr.image.frame import encode_preamble
 from jupyter_cr.image.records import KernelFacts, ProcessOutcome
 from jupyter_cr.store import Store, check_name, store_root, suggest_name
-from jupyter_cr.store.twins import TwinProcess, Twins, are_twins_alive
+from jupyter_cr.store.twins import are_twins_alive
+from jupyter_cr.tracer.proc.stat import read_stat
 
 if TYPE_CHECKING:
     from tests.conftest import User
@@ -62,12 +66,10 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def twins_of(*pids: int) -> bytes:
+    """What the engine would have noted, had these processes been twins."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    processes = []
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        processes.append(TwinProcess(pid, int(fields[19])))
-    return msgspec.json.encode(Twins(boot_id, tuple(processes)))
+    twins = [ParkedTwin(1, pid, read_stat(pid).starttime, 0, 4096, 64, 64) for pid in pids]
+    return json.dumps({"boot": boot_id, "twins": [asdict(twin) for twin in twins]}).encode()
 
 
 def test_root_is_named_by_the_environment_or_jupyter(
@@ -259,8 +261,7 @@ os._exit(0)
 
 def test_what_a_killed_run_left_is_cleared(store: Store) -> None:
     command = [sys.executable, "-c", LEAVE, store.root]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run(command, env=environment, check=True, timeout=30, capture_output=True)
+    subprocess.run(command, check=True, timeout=30, capture_output=True)
     (left,) = os.listdir(store.root)
     assert left.startswith(".tmp-killed-")
     assert store.list() == []
@@ -270,9 +271,8 @@ def test_what_a_killed_run_left_is_cleared(store: Store) -> None:
 
 def test_what_a_living_run_is_making_stays(store: Store) -> None:
     command = [sys.executable, "-c", LEAVE, store.root, "wait"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
+    with subprocess.Popen(command, **pipes) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         making = store.root / f".tmp-killed-{pid}"
@@ -304,13 +304,28 @@ def test_twins_are_told_from_later_processes(
 ) -> None:
     file = tmp_path / "twins"
     assert not are_twins_alive(tmp_path)
-    alive = msgspec.json.decode(twins_of(sleeper.pid), type=Twins)
-    for boot_id, starttime in (("other", 0), (alive.boot_id, 1)):
-        twin = TwinProcess(sleeper.pid, alive.processes[0].starttime + starttime)
-        file.write_bytes(msgspec.json.encode(Twins(boot_id, (twin,))))
-        assert not are_twins_alive(tmp_path)
-    for content in (b"", b"{", b"[]", b'{"boot_id": 1, "processes": []}'):
+    sound = twins_of(sleeper.pid, os.getpid())
+    file.write_bytes(sound)
+    assert are_twins_alive(tmp_path)
+    later = json.loads(sound)
+    later["twins"][0]["starttime"] += 1
+    other_boot = json.loads(sound) | {"boot": "another"}
+    damaged = (b"", b"{", b"[]", b"\xff", b'{"boot": 1}', sound.replace(b'"pid"', b'"p"'))
+    for content in (json.dumps(later).encode(), json.dumps(other_boot).encode(), *damaged):
         file.write_bytes(content)
         assert not are_twins_alive(tmp_path)
-    file.write_bytes(twins_of(sleeper.pid, os.getpid()))
-    assert are_twins_alive(tmp_path)
+
+
+def test_twins_end_with_their_snapshot(
+    store: Store, sleeper: subprocess.Popen[bytes]
+) -> None:
+    (take(store, "one") / "twins").write_bytes(twins_of(sleeper.pid))
+    store.remove(["one"])
+    assert sleeper.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_damaged_note_of_twins_does_not_keep_a_snapshot(store: Store) -> None:
+    (take(store, "one") / "twins").write_bytes(b"{")
+    assert store.state("one") == "durable"
+    store.remove(["one"])
+    assert store.names() == []

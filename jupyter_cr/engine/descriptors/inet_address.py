@@ -5,13 +5,22 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from jupyter_cr.errors import AddressTaken, RestoreError
 from jupyter_cr.tracer.sock_diag import tcp_sockets
 
-__all__ = ["Address", "bind_recorded", "loopback", "read_local", "read_remote"]
+__all__ = [
+    "Address",
+    "bind_recorded",
+    "listen_recorded",
+    "loopback",
+    "read_local",
+    "read_remote",
+]
 
 _MAPPED = "::ffff:"
 _RETRY_SECONDS = 2.0
@@ -54,13 +63,13 @@ class Address(msgspec.Struct, frozen=True, array_like=True):
         return f"{host}:{self.port}"
 
 
-def read_local(borrowed: socket.socket) -> Address | None:
+def read_local(borrowed: socket.SocketType) -> Address | None:
     """The address that a socket is bound to; None when Linux has not given it a port."""
     address = Address(*borrowed.getsockname())
     return address if address.port else None
 
 
-def read_remote(borrowed: socket.socket) -> Address | None:
+def read_remote(borrowed: socket.SocketType) -> Address | None:
     """The address that a socket is connected to; None when it is not."""
     try:
         return Address(*borrowed.getpeername())
@@ -75,10 +84,8 @@ def loopback(family: int, port: int = 0) -> Address:
     return Address("127.0.0.1" if family == socket.AF_INET else "::1", port)
 
 
-def bind_recorded(
-    rebuilt: socket.socket, address: Address, what: str, *, listen: int | None = None
-) -> Address:
-    """Binds to an address of the snapshot, and listens there if `listen` is a backlog.
+def bind_recorded(rebuilt: socket.socket, address: Address, what: str) -> Address:
+    """Binds to an address of the snapshot.
 
     Waits up to two seconds for an address that is still in use: that of a tree that
     has just ended may not be free yet.
@@ -90,16 +97,21 @@ def bind_recorded(
         AddressTaken: somebody else has the address.
         RestoreError: this machine does not have the address, or does not permit it.
     """
+    _wait_while_used(partial(rebuilt.bind, address.sockaddr(rebuilt.family)), address, what)
+    return Address(*rebuilt.getsockname())
+
+
+def listen_recorded(rebuilt: socket.socket, backlog: int, what: str) -> None:
+    """Listens at the address that a socket is bound to; the rest as `bind_recorded`."""
+    address = Address(*rebuilt.getsockname())
+    _wait_while_used(partial(rebuilt.listen, backlog), address, what)
+
+
+def _wait_while_used(take: Callable[[], None], address: Address, what: str) -> None:
     deadline = time.monotonic() + _RETRY_SECONDS
-    bound = False
     while True:
         try:
-            if not bound:
-                rebuilt.bind(address.sockaddr(rebuilt.family))
-                bound = True
-            if listen is not None:
-                rebuilt.listen(listen)
-            return Address(*rebuilt.getsockname())
+            take()
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise RestoreError(
@@ -112,6 +124,8 @@ def bind_recorded(
                     "End that program and restore again, or fork the snapshot: a fork "
                     "gets new ports.",
                 ) from error
+        else:
+            return
         time.sleep(_RETRY_STEP)
 
 

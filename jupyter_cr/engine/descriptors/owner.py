@@ -1,4 +1,4 @@
-"""Who gets SIGIO: fcntl(F_SETOWN_EX) and fcntl.F_SETSIG, state that any open file carries."""
+"""Who gets SIGIO: fcntl(F_SETOWN_EX) and F_SETSIG, state that any open file carries."""
 
 from __future__ import annotations
 

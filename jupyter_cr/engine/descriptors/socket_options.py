@@ -16,9 +16,9 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from socket import SocketType
 from typing import NamedTuple
 
 import msgspec
@@ -160,14 +160,21 @@ class SocketOption(msgspec.Struct, frozen=True, array_like=True):
 _getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
 
 
-@contextmanager
-def borrow(descriptor: Descriptor) -> Iterator[socket.socket]:
-    """The socket behind a descriptor's local duplicate, which stays open afterwards."""
-    borrowed = socket.socket(fileno=descriptor.local)
-    try:
-        yield borrowed
-    finally:
-        borrowed.detach()
+class borrow:  # noqa: N801 - used as a function
+    """The socket behind a descriptor's local duplicate, which stays open afterwards.
+
+    A context manager. Not `socket.socket`, whose attributes are made into enumerations
+    at each access: this runs while the tree is frozen.
+    """
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._borrowed = SocketType(fileno=descriptor.local)
+
+    def __enter__(self) -> SocketType:
+        return self._borrowed
+
+    def __exit__(self, *_: object) -> None:
+        self._borrowed.detach()
 
 
 def socket_kind(descriptor: Descriptor) -> SocketKind | None:
@@ -179,7 +186,7 @@ def socket_kind(descriptor: Descriptor) -> SocketKind | None:
 
 
 def collect_options(
-    descriptor: Descriptor, borrowed: socket.socket
+    descriptor: Descriptor, borrowed: SocketType
 ) -> tuple[SocketOption, ...]:
     """The options of a socket that differ from a new socket's.
 
@@ -202,7 +209,7 @@ def collect_options(
 
 
 def getsockopt_in_place(
-    borrowed: socket.socket, level: int, number: int, query: bytes
+    borrowed: SocketType, level: int, number: int, query: bytes
 ) -> bytes:
     """getsockopt(2) for options that read their buffer before they fill it.
 
@@ -232,55 +239,57 @@ def rebuild_options(
 
 
 def _iter_changed(
-    borrowed: socket.socket, defaults: dict[str, bytes]
+    borrowed: SocketType, defaults: Iterable[tuple[_Option, bytes]]
 ) -> Iterator[SocketOption]:
-    locks = _read(borrowed, _SOCKET, SO_BUF_LOCK, 4)
-    for name, default in defaults.items():
-        option = _BY_NAME[name]
+    for option, default in defaults:
         value = _read(borrowed, option.level, option.number, option.size)
         if value is None or value == default:
             continue
-        if option.level == _SOCKET and option.number in _LOCKS:
-            tuned = borrowed.proto == socket.IPPROTO_TCP and locks is None
-            if tuned or (locks and not locks[0] & _LOCKS[option.number]):
-                continue
-        yield SocketOption(name, value)
+        is_buffer = option.level == _SOCKET and option.number in _LOCKS
+        if is_buffer and not _is_fixed(borrowed, option):
+            continue
+        yield SocketOption(option.name, value)
+
+
+def _is_fixed(borrowed: SocketType, option: _Option) -> bool:
+    """Whether the program has set this buffer's size, so that Linux leaves it alone."""
+    locks = _read(borrowed, _SOCKET, SO_BUF_LOCK, 4)
+    if locks is None:
+        return borrowed.proto != socket.IPPROTO_TCP
+    return bool(locks[0] & _LOCKS[option.number])
 
 
 @lru_cache(maxsize=32)
-def _defaults(family: int, type_: int, protocol: int) -> dict[str, bytes]:
-    """All options that a new socket of this kind has; never changed by the callers."""
-    values: dict[str, bytes] = {}
+def _defaults(family: int, type_: int, protocol: int) -> tuple[tuple[_Option, bytes], ...]:
+    """The options that a new socket of this kind has, with their values."""
     with socket.socket(family, type_, protocol) as fresh:
-        for option in OPTIONS:
-            if "MULTICAST" in option.name and type_ != socket.SOCK_DGRAM:
-                # TCP keeps facts about its peer in the same fields.
-                continue
+        return tuple(_iter_defaults(fresh))
+
+
+def _iter_defaults(fresh: SocketType) -> Iterator[tuple[_Option, bytes]]:
+    levels = {int(_SOCKET)}
+    if fresh.family in (socket.AF_INET, socket.AF_INET6):
+        levels |= {_IP, fresh.proto}
+    if fresh.family == socket.AF_INET6:
+        levels.add(_IPV6)
+    for option in OPTIONS:
+        if "MULTICAST" in option.name and fresh.type != socket.SOCK_DGRAM:
+            # TCP keeps facts about its peer in the same fields.
+            continue
+        if option.level in levels:
             value = _read(fresh, option.level, option.number, option.size)
             if value is not None:
-                values[option.name] = value
-    return values
+                yield option, value
 
 
-def _read(sock: socket.socket, level: int, number: int, size: int) -> bytes | None:
-    if level not in _levels(sock.family, sock.proto):
-        return None
+def _read(sock: SocketType, level: int, number: int, size: int) -> bytes | None:
+    """None where this Linux, or this kind of socket, does not know the option."""
     try:
         return sock.getsockopt(level, number, size)
     except OSError as error:
         if error.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM):
             return None
         raise
-
-
-@lru_cache(maxsize=32)
-def _levels(family: int, protocol: int) -> frozenset[int]:
-    levels = {int(_SOCKET)}
-    if family in (socket.AF_INET, socket.AF_INET6):
-        levels |= {_IP, protocol}
-    if family == socket.AF_INET6:
-        levels.add(_IPV6)
-    return frozenset(levels)
 
 
 def _rebuild(
@@ -312,7 +321,7 @@ def _write(rebuilt: socket.socket, option: _Option, value: bytes) -> None:
         rebuilt.setsockopt(_SOCKET, option.number, size)
 
 
-def _has_filter(borrowed: socket.socket) -> bool:
+def _has_filter(borrowed: SocketType) -> bool:
     # SO_GET_FILTER counts in instructions, so Python's getsockopt() would let Linux
     # write past its buffer; a length of 0 only asks for their number. EACCES is a
     # program attached with SO_ATTACH_BPF, which Linux does not give back.

@@ -48,17 +48,17 @@ _FILL_SECONDS = 5.0
 _FILL_STEP = 0.002
 
 
-def read_queued(borrowed: socket.socket) -> int:
+def read_queued(borrowed: socket.SocketType) -> int:
     """Bytes unread (SIOCINQ); of a datagram socket, those of the first message."""
     return _read_count(borrowed, SIOCINQ)
 
 
-def read_unsent(borrowed: socket.socket) -> int:
+def read_unsent(borrowed: socket.SocketType) -> int:
     """Bytes that the other end has not acknowledged (SIOCOUTQ)."""
     return _read_count(borrowed, SIOCOUTQ)
 
 
-def poll_events(borrowed: socket.socket) -> int:
+def poll_events(borrowed: socket.SocketType) -> int:
     """What poll(2) reports at once, POLLRDHUP included. Takes no pending error away."""
     poller = select.poll()
     poller.register(borrowed, select.POLLIN | select.POLLRDHUP)
@@ -66,7 +66,7 @@ def poll_events(borrowed: socket.socket) -> int:
     return events[0][1] if events else 0
 
 
-def refuse_urgent(descriptor: Descriptor, borrowed: socket.socket) -> None:
+def refuse_urgent(descriptor: Descriptor, borrowed: socket.SocketType) -> None:
     """Raises Unsupported if out-of-band data waits: it cannot be sent to the same place
     of the stream again."""
     try:
@@ -79,7 +79,7 @@ def refuse_urgent(descriptor: Descriptor, borrowed: socket.socket) -> None:
     )
 
 
-def peek_stream(descriptor: Descriptor, borrowed: socket.socket) -> bytes:
+def peek_stream(descriptor: Descriptor, borrowed: socket.SocketType) -> bytes:
     """All unread bytes of a stream.
 
     Raises:
@@ -103,7 +103,7 @@ def peek_stream(descriptor: Descriptor, borrowed: socket.socket) -> bytes:
 
 
 def peek_messages(
-    descriptor: Descriptor, borrowed: socket.socket
+    descriptor: Descriptor, borrowed: socket.SocketType
 ) -> list[tuple[bytes, object]]:
     """All unread messages of a datagram or SOCK_SEQPACKET socket, each with what
     recvfrom(2) tells of its sender (None if the sender has no name).
@@ -204,13 +204,13 @@ def _wide_window(receiver: socket.socket, size: int) -> Iterator[None]:
     receiver.setsockopt(_SOCKET, socket.SO_RCVLOWAT, before)
 
 
-def _read_count(borrowed: socket.socket, request: int) -> int:
+def _read_count(borrowed: socket.SocketType, request: int) -> int:
     answer = fcntl.ioctl(borrowed.fileno(), request, bytes(4))
     return int(struct.unpack("i", answer)[0])
 
 
 @contextmanager
-def _peek_offset(borrowed: socket.socket) -> Iterator[None]:
+def _peek_offset(borrowed: socket.SocketType) -> Iterator[None]:
     before = borrowed.getsockopt(_SOCKET, SO_PEEK_OFF)
     borrowed.setsockopt(_SOCKET, SO_PEEK_OFF, 0)
     try:
@@ -219,7 +219,9 @@ def _peek_offset(borrowed: socket.socket) -> Iterator[None]:
         borrowed.setsockopt(_SOCKET, SO_PEEK_OFF, before)
 
 
-def _peek_unix_stream(descriptor: Descriptor, borrowed: socket.socket, size: int) -> bytes:
+def _peek_unix_stream(
+    descriptor: Descriptor, borrowed: socket.SocketType, size: int
+) -> bytes:
     # One peek ends where the sender's credentials change (SO_PASSCRED), so several.
     data = bytearray()
     with _peek_offset(borrowed):
@@ -232,7 +234,7 @@ def _peek_unix_stream(descriptor: Descriptor, borrowed: socket.socket, size: int
 
 
 def _iter_messages(
-    descriptor: Descriptor, borrowed: socket.socket
+    descriptor: Descriptor, borrowed: socket.SocketType
 ) -> Iterator[tuple[bytes, object]]:
     unix = borrowed.family == socket.AF_UNIX
     size = _UNIX_MESSAGE_SIZE if unix else _INET_MESSAGE_SIZE
@@ -251,7 +253,7 @@ def _iter_messages(
 
 
 def _peek(
-    descriptor: Descriptor, borrowed: socket.socket, size: int
+    descriptor: Descriptor, borrowed: socket.SocketType, size: int
 ) -> tuple[bytes, object]:
     data, ancillary, flags, sender = borrowed.recvmsg(
         size, _ANCILLARY_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT

@@ -19,7 +19,7 @@ import struct
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -29,6 +29,7 @@ from jupyter_cr.engine.descriptors.base import Descriptor, OpenFile, Place, Rebu
 from jupyter_cr.engine.descriptors.inet_address import (
     Address,
     bind_recorded,
+    listen_recorded,
     loopback,
     read_local,
     read_remote,
@@ -166,7 +167,7 @@ def collect(descriptor: Descriptor, tree: Tree) -> Record:
 
 
 def _collect_closed(
-    descriptor: Descriptor, borrowed: socket.socket, common: Record
+    descriptor: Descriptor, borrowed: socket.SocketType, common: Record
 ) -> Record:
     # A socket that never was connected has POLLHUP too, but nothing was shut down.
     events = poll_events(borrowed)
@@ -182,7 +183,7 @@ def _collect_closed(
 
 def _collect_connected(
     descriptor: Descriptor,
-    borrowed: socket.socket,
+    borrowed: socket.SocketType,
     common: Record,
     info: _Info,
     tree: Tree,
@@ -221,14 +222,14 @@ def _collect_connected(
 
 
 def _collect_unsent(
-    descriptor: Descriptor, borrowed: socket.socket, peer: Descriptor
+    descriptor: Descriptor, borrowed: socket.SocketType, peer: Descriptor
 ) -> bytes:
     """What this end has sent and the other has not got: the window is closed, or the
     loopback device is still at it."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         missing = _count_missing(borrowed, peer)
-        if not missing:
+        if missing <= 0:
             return b""
         data = _read_send_queue(borrowed)
         if data is not None:
@@ -242,7 +243,7 @@ def _collect_unsent(
         time.sleep(_SETTLE_STEP)
 
 
-def _count_missing(borrowed: socket.socket, peer: Descriptor) -> int:
+def _count_missing(borrowed: socket.SocketType, peer: Descriptor) -> int:
     # SIOCOUTQ alone also counts what lies in the receiver's queue and is only not
     # acknowledged yet, so both ends' counters of payload are compared.
     if not read_unsent(borrowed):
@@ -256,7 +257,7 @@ def _count_missing(borrowed: socket.socket, peer: Descriptor) -> int:
     return info.sent - peer_info.received + info.not_sent - waiting_fin
 
 
-def _read_send_queue(borrowed: socket.socket) -> bytes | None:
+def _read_send_queue(borrowed: socket.SocketType) -> bytes | None:
     """The send queue, from the first byte not acknowledged; None without CAP_NET_ADMIN.
 
     TCP_REPAIR (Linux 3.5) is left without a window probe, and SO_REUSEADDR, which it
@@ -294,7 +295,7 @@ class _Info(NamedTuple):
 _INFO = struct.Struct("=B23xII96xQ8xI52xQQ")
 
 
-def _read_info(borrowed: socket.socket) -> _Info:
+def _read_info(borrowed: socket.SocketType) -> _Info:
     raw = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
     state, pending, backlog, received, not_sent, sent, again = _INFO.unpack(
         raw.ljust(_INFO.size, b"\0")
@@ -350,62 +351,92 @@ def _index(tree: Tree) -> _Index:
 
 
 def rebuild(record: Record, rebuilding: Rebuilding) -> int:
-    """Makes a TCP socket again.
-
-    The connections of a port are made before its listener: two sockets cannot listen
-    at one port, and the connections need one that listens for a moment.
+    """Makes a TCP socket again; the first one makes them all.
 
     Raises:
         AddressTaken: somebody else has the port.
         RestoreError: this machine cannot take the socket now.
     """
     if record.key not in rebuilding.memo:
-        _BUILDERS[record.role](record, rebuilding)
+        _rebuild_all([found for _file, found in rebuilding.records(Record)], rebuilding)
     return claim(rebuilding, record.key)
 
 
-def _rebuild_unconnected(record: Record, rebuilding: Rebuilding) -> None:
-    with _building(record, rebuilding) as rebuilt:
-        if record.local is not None:
-            _bind(rebuilt, record.local, "TCP socket", rebuilding)
-        _finish(rebuilt, record, rebuilding)
+def _rebuild_all(records: list[Record], rebuilding: Rebuilding) -> None:
+    """All recorded ports are taken first, so that no socket that gets a port of Linux's
+    choice takes one of them. Only then come the connections, each of which needs a
+    socket that listens at its port for a moment, and after them the listeners: two
+    sockets cannot listen at one port."""
+    bound = {}
+    for record in records:
+        if record.role in ("unconnected", "listener"):
+            bound[record.inode] = _rebuild_bound(record, rebuilding)
+    for client, server in _iter_connections(records):
+        _rebuild_pair(client, server, rebuilding)
+    listeners = [record for record in records if record.role == "listener"]
+    for record in listeners:
+        _start_listening(bound[record.inode], record, records, rebuilding)
+    for record in records:
+        if record.role == "waiting":
+            _rebuild_waiting(record, _find_listener(record, listeners, bound), rebuilding)
+        elif record.role == "ended":
+            _rebuild_ended(record, rebuilding)
+        elif record.role == "reset":
+            _rebuild_reset(record, rebuilding)
 
 
-def _rebuild_listener(record: Record, rebuilding: Rebuilding) -> None:
-    assert record.local is not None
-    for first, second in _connections_at(record.local.port, rebuilding):
-        if first.key not in rebuilding.memo:
-            _rebuild_pair(first, second, rebuilding)
-    with _building(record, rebuilding) as rebuilt:
-        bound = _bind(
-            rebuilt, record.local, "TCP listener", rebuilding, backlog=record.backlog
-        )
-        _finish(rebuilt, record, rebuilding)
-    waiting = _waiting_for(record, rebuilding)
-    for client in waiting:
-        _rebuild_waiting_client(client, bound, rebuilding)
-    dropped = record.pending - len(waiting)
-    if dropped > 0:
+def _rebuild_bound(record: Record, rebuilding: Rebuilding) -> socket.socket:
+    rebuilt = _new_socket(record, rebuilding)
+    keep(rebuilding, record.key, rebuilt)
+    if record.local is not None:
+        what = "TCP listener" if record.role == "listener" else "TCP socket"
+        _bind(rebuilt, record.local, what, rebuilding)
+    if record.role == "unconnected":
+        _set_options(rebuilt, record, rebuilding)
+    return rebuilt
+
+
+def _start_listening(
+    rebuilt: socket.socket, record: Record, records: list[Record], rebuilding: Rebuilding
+) -> None:
+    listen_recorded(rebuilt, record.backlog, "TCP listener")
+    _set_options(rebuilt, record, rebuilding)
+    waiting = sum(
+        other.role == "waiting" and _accepts(record, other.remote) for other in records
+    )
+    if record.pending > waiting:
         rebuilding.warnings.append(
-            f"{dropped} connection(s) to {record.local} that the program had not "
-            "accepted yet were dropped."
+            f"{record.pending - waiting} connection(s) to {record.local} that the program "
+            "had not accepted yet were dropped."
         )
 
 
-def _rebuild_connection(record: Record, rebuilding: Rebuilding) -> None:
-    for first, second in _connections(rebuilding):
-        if record.inode in (first.inode, second.inode):
-            _rebuild_pair(first, second, rebuilding)
-            return
-    raise EngineError(f"The image lacks the other end of the connection to {record.remote}")
+def _find_listener(
+    client: Record, listeners: list[Record], bound: dict[int, socket.socket]
+) -> Address:
+    for listener in listeners:
+        if _accepts(listener, client.remote):
+            return Address(*bound[listener.inode].getsockname())
+    raise EngineError(f"The image lacks the listener at {client.remote}")
 
 
-def _rebuild_waiting(record: Record, rebuilding: Rebuilding) -> None:
-    for _file, listener in rebuilding.records(Record):
-        if listener.role == "listener" and record in _waiting_for(listener, rebuilding):
-            _rebuild_listener(listener, rebuilding)
-            return
-    raise EngineError(f"The image lacks the listener that {record.remote} belongs to")
+def _accepts(listener: Record, address: Address | None) -> bool:
+    return (
+        listener.local is not None
+        and address is not None
+        and listener.local.port == address.port
+        and (listener.local.is_wildcard or listener.local.plain == address.plain)
+    )
+
+
+def _rebuild_waiting(client: Record, listening: Address, rebuilding: Rebuilding) -> None:
+    assert client.remote is not None
+    target = client.remote.with_port(listening.port)
+    with ExitStack() as stack:
+        rebuilt = stack.enter_context(_connect(client, target, rebuilding))
+        _shut_down(rebuilt, client)
+        _finish(rebuilt, client, rebuilding)
+        stack.pop_all()
 
 
 def _rebuild_ended(record: Record, rebuilding: Rebuilding) -> None:
@@ -431,72 +462,30 @@ def _rebuild_reset(record: Record, rebuilding: Rebuilding) -> None:
         stack.pop_all()
 
 
-_BUILDERS = {
-    "unconnected": _rebuild_unconnected,
-    "listener": _rebuild_listener,
-    "connection": _rebuild_connection,
-    "waiting": _rebuild_waiting,
-    "ended": _rebuild_ended,
-    "reset": _rebuild_reset,
-}
-
-
-def _connections(rebuilding: Rebuilding) -> list[tuple[Record, Record]]:
-    """The snapshot's connections with both ends in the tree: (client, server)."""
-    key = (_NAME, "connections")
-    if key not in rebuilding.memo:
-        rebuilding.memo[key] = list(_iter_connections(rebuilding))
-    connections: list[tuple[Record, Record]] = rebuilding.memo[key]
-    return connections
-
-
-def _iter_connections(rebuilding: Rebuilding) -> Iterator[tuple[Record, Record]]:
-    ports = {listener.address.port for listener in listening_ports(rebuilding.files)}
-    seen: dict[tuple[object, object], Record] = {}
-    for _file, record in rebuilding.records(Record):
-        if record.role != "connection":
+def _iter_connections(records: list[Record]) -> Iterator[tuple[Record, Record]]:
+    """The connections with both ends in the tree: (client, server)."""
+    ports = _listening_ports(records)
+    alone: dict[tuple[object, object], Record] = {}
+    for record in records:
+        if record.role != "connection" or record.local is None or record.remote is None:
             continue
-        peer = seen.get((record.remote.plain, record.local.plain))
+        peer = alone.pop((record.remote.plain, record.local.plain), None)
         if peer is None:
-            seen[record.local.plain, record.remote.plain] = record
-        elif _serves(record, ports) or not _serves(peer, ports):
+            alone[record.local.plain, record.remote.plain] = record
+        elif record.local.port in ports or record.remote.port not in ports:
             yield peer, record
         else:
             yield record, peer
+    for record in alone.values():
+        raise EngineError(f"The image lacks the other end of {record.local}'s connection")
 
 
-def _serves(record: Record, ports: set[int]) -> bool:
-    return record.local is not None and record.local.port in ports
-
-
-def _connections_at(port: int, rebuilding: Rebuilding) -> list[tuple[Record, Record]]:
-    return [
-        (client, server)
-        for client, server in _connections(rebuilding)
-        if server.local is not None and server.local.port == port
-    ]
-
-
-def _waiting_for(listener: Record, rebuilding: Rebuilding) -> list[Record]:
-    """Clients in the accept queue of a listener. With several listeners at one port
-    (SO_REUSEPORT) nothing tells which queue it was: the first is taken."""
-    assert listener.local is not None
-    for _file, other in rebuilding.records(Record):
-        if other.role == "listener" and _accepts(other.local, listener.local):
-            if other.inode != listener.inode:
-                return []
-            break
-    return [
-        record
-        for _file, record in rebuilding.records(Record)
-        if record.role == "waiting" and _accepts(listener.local, record.remote)
-    ]
-
-
-def _accepts(listener: Address, address: Address) -> bool:
-    return listener.port == address.port and (
-        listener.is_wildcard or listener.plain == address.plain
-    )
+def _listening_ports(records: Iterable[Record]) -> set[int]:
+    return {
+        record.local.port
+        for record in records
+        if record.role == "listener" and record.local is not None
+    }
 
 
 def _rebuild_pair(client: Record, server: Record, rebuilding: Rebuilding) -> None:
@@ -526,9 +515,11 @@ def _bind_server(
     """Listens where a connection's serving end was: exactly there if a program of the
     tree still listens at that port, else there if it can be had."""
     assert server.local is not None
-    ports = {listener.address.port for listener in listening_ports(rebuilding.files)}
-    if server.local.port in ports:
-        return _bind(listening, server.local, "TCP connection", rebuilding, backlog=16)
+    records = (record for _file, record in rebuilding.records(Record))
+    if server.local.port in _listening_ports(records):
+        bound = _bind(listening, server.local, "TCP connection", rebuilding)
+        listen_recorded(listening, 16, "TCP connection")
+        return bound
     wanted = server.local if rebuilding.mode == "restore" else server.local.with_port(0)
     for address in (wanted, wanted.with_port(0), loopback(listening.family)):
         try:
@@ -597,16 +588,6 @@ def _accept(listening: socket.socket, client: socket.socket) -> socket.socket:
         accepted.close()
 
 
-def _rebuild_waiting_client(client: Record, bound: Address, rebuilding: Rebuilding) -> None:
-    assert client.remote is not None
-    rebuilt = _connect(client, client.remote.with_port(bound.port), rebuilding)
-    with ExitStack() as stack:
-        stack.enter_context(rebuilt)
-        _shut_down(rebuilt, client)
-        _finish(rebuilt, client, rebuilding)
-        stack.pop_all()
-
-
 def _loopback_pair(
     record: Record, rebuilding: Rebuilding, stack: ExitStack
 ) -> tuple[socket.socket, socket.socket]:
@@ -645,44 +626,35 @@ def _listen_on_loopback(family: int) -> socket.socket:
     )
 
 
-@contextmanager
-def _building(record: Record, rebuilding: Rebuilding) -> Iterator[socket.socket]:
-    """A new socket, closed again if the rest of its making fails."""
-    with ExitStack() as stack:
-        yield stack.enter_context(_new_socket(record, rebuilding))
-        stack.pop_all()
-
-
 def _new_socket(record: Record, rebuilding: Rebuilding) -> socket.socket:
     rebuilt = socket.socket(record.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     rebuild_options_before_bind(rebuilt, record.options, rebuilding.warnings)
-    # The tree's old connections may still be in TIME_WAIT. _finish() sets what was.
+    # The tree's old connections may still be in TIME_WAIT. _set_options() sets what was.
     rebuilt.setsockopt(_SOCKET, socket.SO_REUSEADDR, 1)
     return rebuilt
 
 
 def _finish(rebuilt: socket.socket, record: Record, rebuilding: Rebuilding) -> None:
-    rebuild_options(rebuilt, record.options, rebuilding.warnings)
-    reuse = any(option.name == "SO_REUSEADDR" for option in record.options)
-    rebuilt.setsockopt(_SOCKET, socket.SO_REUSEADDR, int(reuse))
+    _set_options(rebuilt, record, rebuilding)
     keep(rebuilding, record.key, rebuilt)
 
 
+def _set_options(rebuilt: socket.socket, record: Record, rebuilding: Rebuilding) -> None:
+    rebuild_options(rebuilt, record.options, rebuilding.warnings)
+    reuse = any(option.name == "SO_REUSEADDR" for option in record.options)
+    rebuilt.setsockopt(_SOCKET, socket.SO_REUSEADDR, int(reuse))
+
+
 def _bind(
-    rebuilt: socket.socket,
-    address: Address,
-    what: str,
-    rebuilding: Rebuilding,
-    *,
-    backlog: int | None = None,
+    rebuilt: socket.socket, address: Address, what: str, rebuilding: Rebuilding
 ) -> Address:
     """Binds to the recorded port, in a fork to the port that stands for it there."""
-    if rebuilding.mode == "fork":
-        port = rebuilding.ports.get(address.port, 0)
-        bound = bind_recorded(rebuilt, address.with_port(port), what, listen=backlog)
-        rebuilding.ports[address.port] = bound.port
-        return bound
-    return bind_recorded(rebuilt, address, what, listen=backlog)
+    if rebuilding.mode == "restore":
+        return bind_recorded(rebuilt, address, what)
+    port = rebuilding.ports.get(address.port, 0)
+    bound = bind_recorded(rebuilt, address.with_port(port), what)
+    rebuilding.ports[address.port] = bound.port
+    return bound
 
 
 def _wait_for(rebuilt: socket.socket, event: int) -> None:

@@ -127,13 +127,15 @@ def collect(descriptor: Descriptor, tree: Tree) -> Record:
         )
 
 
-def _iter_unread(descriptor: Descriptor, borrowed: socket.socket) -> Iterator[Datagram]:
+def _iter_unread(descriptor: Descriptor, borrowed: socket.SocketType) -> Iterator[Datagram]:
     for data, sender in peek_messages(descriptor, borrowed):
         if isinstance(sender, tuple):
             yield Datagram(data, Address(*sender))
 
 
-def _iter_groups(descriptor: Descriptor, borrowed: socket.socket) -> Iterator[Membership]:
+def _iter_groups(
+    descriptor: Descriptor, borrowed: socket.SocketType
+) -> Iterator[Membership]:
     """Asks for each group that any socket has joined whether this one has.
 
     /proc/net/igmp lists them by interface only; MCAST_MSFILTER (ip(7), RFC 3678)

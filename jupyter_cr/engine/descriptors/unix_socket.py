@@ -216,7 +216,7 @@ def _find_pending_role(
     return "waiting", listener.inode
 
 
-def _read_peer_name(borrowed: socket.socket) -> bytes | None:
+def _read_peer_name(borrowed: socket.SocketType) -> bytes | None:
     try:
         return _name_bytes(borrowed.getpeername())
     except OSError as error:
@@ -233,7 +233,7 @@ def _name_bytes(address: object) -> bytes | None:
 
 
 def _iter_unread(
-    descriptor: Descriptor, borrowed: socket.socket, info: UnixSocket
+    descriptor: Descriptor, borrowed: socket.SocketType, info: UnixSocket
 ) -> Iterator[Message]:
     if info.type != socket.SOCK_DGRAM and not info.connected:
         return

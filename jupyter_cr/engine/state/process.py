@@ -16,7 +16,7 @@ from jupyter_cr.engine.state.address_space import Layout
 from jupyter_cr.tracer.calls import Call, Out
 from jupyter_cr.tracer.remote import Result
 
-__all__ = ["Attributes", "Record", "collect_attributes", "collect_calls", "rebuild_calls"]
+__all__ = ["Attributes", "Ids", "Record", "collect_attributes", "collect_calls", "rebuild_calls"]
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
@@ -36,17 +36,21 @@ class Attributes(msgspec.Struct, frozen=True):
     oom_score_adj: int
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One process, all ids as it sees them itself.
-
-    A zombie has only ids, `name`, and the wait status it ended with.
-    """
+class Ids(msgspec.Struct, frozen=True):
+    """Where a process is in the tree, as it sees it itself; `exit_signal` is what its
+    parent gets at its end."""
 
     pid: int
     ppid: int
     pgid: int
     sid: int
     exit_signal: int
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One process. A zombie has only ids, name, and the wait status it ended with."""
+
+    ids: Ids
     name: str
     command: tuple[str, ...]
     zombie_status: int | None = None
@@ -60,6 +64,11 @@ class Record(msgspec.Struct, frozen=True):
     pending: tuple[bytes, ...] = ()
     layout: Layout | None = None
     threads: tuple[thread.Record, ...] = ()
+
+    @property
+    def pid(self) -> int:
+        """As it sees it itself."""
+        return self.ids.pid
 
 
 def collect_calls() -> list[Call]:

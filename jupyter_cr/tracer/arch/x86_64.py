@@ -288,7 +288,7 @@ def park_registers(base: Registers, code: int) -> Registers:
 
 
 def reap_registers(
-    base: Registers, *, code: int, stack: int, child: int, word: int, imitate: bool
+    base: Registers, *, code: int, stack: int, child: int, word: int, imitate: bool = False
 ) -> Registers:
     """Registers that reap children until `child` has ended, then end.
 

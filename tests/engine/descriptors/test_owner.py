@@ -15,7 +15,7 @@ from tests.engine.descriptors.harness import (
     rebuilt,
 )
 
-fcntl.F_SETSIG, fcntl.F_GETSIG, F_SETOWN_EX, F_GETOWN_EX = 10, 11, 15, 16
+F_SETOWN_EX, F_GETOWN_EX = 15, 16
 TID, PID, PGRP = range(3)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import socket
@@ -189,9 +190,7 @@ def test_several_connections_of_a_wildcard_listener(mode: str) -> None:
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6")
 @pytest.mark.parametrize("mode", MODES)
 def test_ipv4_client_of_an_ipv6_listener(mode: str) -> None:
-    listener = socket.create_server(
-        ("::", 0), family=socket.AF_INET6, dualstack_ipv6=True
-    )
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     client = connect(("127.0.0.1", listener.getsockname()[1]))
     server, _ = listener.accept()
     client.send(b"mapped")
@@ -234,12 +233,13 @@ def test_queue_larger_than_a_new_window() -> None:
         thread.join()
     client.setblocking(False)
     sent = client.send(data)
+    refusals, files = [], []
     try:
         files = collect(client, server)
     except Unsupported as error:
-        assert not _is_privileged()
-        assert "CAP_NET_ADMIN" in error.hint
-        files = None
+        refusals.append(error)
+    # How much of it has room with the receiver is up to Linux's tuning.
+    assert files or ("CAP_NET_ADMIN" in refusals[0].hint and not _is_privileged())
     assert read_exactly(server, sent) == data[:sent]
     client.close()
     server.close()
@@ -504,14 +504,14 @@ def _urgent(sock: socket.socket) -> bool:
 
 
 def test_filter_refuses() -> None:
-    import ctypes
-
     program = struct.pack("=HBBI", 6, 0, 0, 0xFFFF) * 9
     buffer = ctypes.create_string_buffer(program)
     with listen() as listener:
-        listener.setsockopt(
-            socket.SOL_SOCKET, 26, struct.pack("HxxxxxxP", 9, ctypes.addressof(buffer))
-        )
+        attached = struct.pack("HxxxxxxP", 9, ctypes.addressof(buffer))
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, 26, attached)
+        except PermissionError:
+            pytest.skip("this user may not attach filters here")
         with pytest.raises(Unsupported, match="filter"):
             collect(listener)
 

@@ -1,0 +1,81 @@
+"""Rebuild memory that several mappings share: one file in memory for each object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from jupyter_cr.engine import shared_memory
+from jupyter_cr.engine.descriptors.base import Rebuilding
+from jupyter_cr.engine.descriptors.deleted_file import find_inode
+from jupyter_cr.errors import CorruptImage, RestoreError
+
+__all__ = ["rebuild_shared_memory"]
+
+
+def rebuild_shared_memory(
+    records: Iterable[shared_memory.Record], pages_fd: int, rebuilding: Rebuilding
+) -> dict[object, int]:
+    """(device, inode) as mappings show it -> our own descriptor, open for both reading
+    and writing, closed with `rebuilding.stack`.
+
+    A named object (a file in /dev/shm, say) is put back under its name by a restore; a
+    fork has its own, without a name: it must not write into what the original uses.
+
+    Raises:
+        RestoreError: a named one cannot be written.
+        CorruptImage: the snapshot lacks its content.
+    """
+    made: dict[object, int] = {}
+    for record in records:
+        key = (record.device, record.inode)
+        if record.held:
+            made[key] = find_inode(os.makedev(*record.device), record.inode, rebuilding)
+            continue
+        fd = _make(record, rebuilding)
+        rebuilding.stack.callback(os.close, fd)
+        _fill(fd, record, pages_fd)
+        made[key] = fd
+    return made
+
+
+def _make(record: shared_memory.Record, rebuilding: Rebuilding) -> int:
+    if record.path and rebuilding.mode == "restore":
+        return _open_named(record)
+    fd = os.memfd_create(record.name, os.MFD_CLOEXEC)
+    os.ftruncate(fd, record.size)
+    if record.path:
+        device = os.makedev(*record.device)
+        rebuilding.memo["shared_memory", device, record.inode] = fd
+        rebuilding.warnings.append(
+            f"{record.path}: the fork has a copy of its own, without the name"
+        )
+    return fd
+
+
+def _open_named(record: shared_memory.Record) -> int:
+    try:
+        fd = os.open(record.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, record.mode)
+        os.ftruncate(fd, record.size)
+    except OSError as error:
+        raise RestoreError(
+            f"the shared memory {record.path} cannot be written: {error.strerror}",
+            "Make room, or remove the file if it is somebody else's.",
+        ) from error
+    return fd
+
+
+def _fill(fd: int, record: shared_memory.Record, pages_fd: int) -> None:
+    for at, length, offset in record.runs:
+        while length:
+            data = os.pread(pages_fd, min(length, _PIECE), offset)
+            if not data:
+                raise CorruptImage(
+                    f"the snapshot's pages end at {offset}",
+                    "The snapshot cannot be used: remove it (`jupyter cr rm`).",
+                )
+            os.pwrite(fd, data, at)
+            at, length, offset = at + len(data), length - len(data), offset + len(data)
+
+
+_PIECE = 1 << 20
