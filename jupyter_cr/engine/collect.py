@@ -150,17 +150,12 @@ def _ask(remote: RemoteProcess) -> _Answers:
     general, who = process.collect_calls(), credentials.collect_calls()
     actions, clocks = signal_actions.collect_calls(), timers.collect_calls(posix)
     for_thread = thread.collect_calls()
-    calls = {tid: [*_held_back(remote, tid), *for_thread] for tid in remote.threads}
+    calls = {tid: for_thread for tid in remote.threads}
     leader = remote.frozen.pid
-    calls[leader] = [*calls[leader], *general, *who, *actions, *clocks]
+    calls[leader] = [*for_thread, *general, *who, *actions, *clocks]
     answers = remote.run(calls)
-    rest = answers[leader][len(calls[leader]) - len([*general, *who, *actions, *clocks]) :]
-    threads = {
-        tid: results[len(_held_back(remote, tid)) :][: len(for_thread)]
-        for tid, results in answers.items()
-    }
-    for tracee in remote.frozen.threads.values():
-        tracee.held_back.clear()
+    rest = answers[leader][len(for_thread) :]
+    threads = {tid: results[: len(for_thread)] for tid, results in answers.items()}
     inner = {tid: thread.tid for tid, thread in remote.threads.items()}
     ends = (
         len(general),
@@ -174,12 +169,6 @@ def _ask(remote: RemoteProcess) -> _Answers:
         timers.collect(posix, inner, rest[ends[2] :]),
         threads,
     )
-
-
-def _held_back(remote: RemoteProcess, tid: int) -> list[Call]:
-    """Signals that stopping the thread took away from it are queued again."""
-    thread = remote.threads[tid]
-    return process.queue_signal_calls(thread.pid, thread.tracee.held_back, thread.tid)
 
 
 def _identify(frozen: FrozenProcess, tree: FrozenTree) -> process.Ids:
@@ -202,9 +191,7 @@ def _outer_parent(frozen: FrozenProcess) -> int:
 
 
 def _on_tmpfs(maps: Sequence[MemoryMapping]) -> set[str]:
-    return tmpfs_paths(
-        m.path for m in maps if m.shared and m.is_file and not m.deleted
-    )
+    return tmpfs_paths(m.path for m in maps if m.shared and m.is_file and not m.deleted)
 
 
 def _directory(frozen: FrozenProcess, which: str) -> str:
@@ -248,7 +235,11 @@ def _refuse_sharing(frozen: FrozenProcess, tree: FrozenTree) -> None:
     parent = tree.processes.get(frozen.stat.ppid)
     if parent is None or parent.is_zombie:
         return
-    kinds = {libc.KCMP_VM: "memory", libc.KCMP_FILES: "descriptors", libc.KCMP_FS: "directory"}
+    kinds = {
+        libc.KCMP_VM: "memory",
+        libc.KCMP_FILES: "descriptors",
+        libc.KCMP_FS: "directory",
+    }
     for kind, what in kinds.items():
         if libc.kcmp(frozen.pid, parent.pid, kind) == 0:
             raise Unsupported(

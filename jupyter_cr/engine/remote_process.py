@@ -65,7 +65,7 @@ def remote_process(
     found = {tid: thread_state.take_registers(t) for tid, t in frozen.threads.items()}
     masks = {tid: tracee.signal_mask for tid, tracee in frozen.threads.items()}
     with injector.workspace(maps, len(frozen.threads) + 1) as workspace:
-        signal = choose_signal(frozen.status.sig_caught)
+        signal = choose_signal(frozen.status.sig_caught, frozen.status.sig_ignored)
         threads: dict[int, RemoteThread] = {}
         try:
             for index, (tid, tracee) in enumerate(frozen.threads.items()):

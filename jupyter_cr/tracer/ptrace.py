@@ -16,7 +16,7 @@ import os
 import signal
 import struct
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ptrace.binding.func as binding
 
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _CONT, _DETACH, _SYSCALL = 7, 17, 24
-_SETOPTIONS, _GETSIGINFO = 0x4200, 0x4202
+_SETOPTIONS, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4202, 0x4203
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
 _SEIZE, _INTERRUPT = 0x4206, 0x4207
 _PEEKSIGINFO, _GETSIGMASK, _SETSIGMASK = 0x4209, 0x420A, 0x420B
@@ -118,13 +118,22 @@ def wait_for(tid: int) -> Stop:
         Ended: it ended instead, and has been reaped.
     """
     global waits  # noqa: PLW0603
-    while True:
-        waits += 1
-        _, status = os.waitpid(tid, _WALL)
-        if os.WIFSTOPPED(status):
-            return Stop(os.WSTOPSIG(status), status >> 16)
-        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-            raise Ended(tid, status)
+    waits += 1
+    return _as_stop(tid, *_waitpid(tid, _WALL))
+
+
+def _waitpid(tid: int, options: int) -> tuple[int, int]:
+    try:
+        return os.waitpid(tid, options)
+    except ChildProcessError as error:
+        # The tid of a thread that calls execve is gone without a word (ptrace(2)).
+        raise Ended(tid, 0) from error
+
+
+def _as_stop(tid: int, _: int, status: int) -> Stop:
+    if not os.WIFSTOPPED(status):
+        raise Ended(tid, status)
+    return Stop(os.WSTOPSIG(status), status >> 16)
 
 
 def wait_any() -> tuple[int, int]:
@@ -136,14 +145,14 @@ def wait_any() -> tuple[int, int]:
 
 def poll_for(tid: int, timeout: float) -> Stop | None:
     """Like `wait_for`, but None when nothing has happened after `timeout` seconds."""
+    global waits  # noqa: PLW0603
     deadline = time.monotonic() + timeout
     pause = 0.00005
     while True:
-        pid, status = os.waitpid(tid, _WALL | os.WNOHANG)
+        pid, status = _waitpid(tid, _WALL | os.WNOHANG)
         if pid:
-            if os.WIFSTOPPED(status):
-                return Stop(os.WSTOPSIG(status), status >> 16)
-            raise Ended(tid, status)
+            waits += 1
+            return _as_stop(tid, pid, status)
         if time.monotonic() > deadline:
             return None
         time.sleep(pause)
@@ -156,12 +165,12 @@ class Tracee:
 
     Attributes:
         tid: As this process sees it.
-        held_back: The siginfo_t of signals that were about to be delivered when it was
-            stopped. The tracer has to send them again.
+        held_back: The siginfo_t of a signal that came in the middle of a batch; it is
+            delivered when the thread is let go.
     """
 
     tid: int
-    held_back: list[bytes] = field(default_factory=list)
+    held_back: bytes | None = None
 
     def interrupt(self) -> None:
         """Make the running thread stop; `wait_for` it then. Needs it running."""
@@ -187,7 +196,9 @@ class Tracee:
         return self.registers.result
 
     def wait(self, expected: int) -> Stop:
-        """Wait for it to stop with signal `expected`; others are held back.
+        """Wait for it to stop with signal `expected`, whatever else happens to it.
+
+        All signals that can be blocked have to be.
 
         Raises:
             Ended: it ended instead.
@@ -196,11 +207,15 @@ class Tracee:
             stop = wait_for(self.tid)
             if stop.signal == expected and not stop.event:
                 return stop
-            self.hold_back(stop)
-            _request(_SYSCALL if expected == signal.SIGTRAP else _CONT, self.tid)
+            _request(
+                _SYSCALL if expected == signal.SIGTRAP else _CONT,
+                self.tid,
+                0,
+                0 if stop.event else stop.signal,
+            )
 
     def wait_for_event_stop(self, timeout: float) -> Stop:
-        """Wait for PTRACE_EVENT_STOP; signals on the way are held back.
+        """Wait for PTRACE_EVENT_STOP after `interrupt`. Signals on the way are delivered.
 
         Raises:
             Ended: it ended instead.
@@ -213,20 +228,27 @@ class Tracee:
                 raise TimeoutError(f"thread {self.tid} does not stop")
             if stop.is_event_stop:
                 return stop
-            self.hold_back(stop)
-            self.resume()
+            # Any stop uses up the interruption (ptrace_stop in Linux's kernel/signal.c).
+            self.interrupt()
+            _request(_CONT, self.tid, 0, 0 if stop.event else stop.signal)
 
-    def hold_back(self, stop: Stop) -> None:
-        """Remember the signal of a signal-delivery-stop."""
-        if not stop.event:
-            buffer = ctypes.create_string_buffer(128)
-            _request(_GETSIGINFO, self.tid, 0, ctypes.addressof(buffer))
-            self.held_back.append(buffer.raw)
+    def hold_back(self) -> None:
+        """Keep the signal of a signal-delivery-stop for later."""
+        buffer = ctypes.create_string_buffer(128)
+        _request(_GETSIGINFO, self.tid, 0, ctypes.addressof(buffer))
+        self.held_back = buffer.raw
 
     def detach(self) -> None:
-        """Stop tracing it: it goes on."""
+        """Stop tracing it: it goes on. A thread that has just ended is none the wiser."""
+        number = 0
         with contextlib.suppress(ProcessLookupError):
-            _request(_DETACH, self.tid)
+            if self.held_back is not None:
+                (number,) = struct.unpack_from("<i", self.held_back)
+                info = ctypes.create_string_buffer(self.held_back, 128)
+                with contextlib.suppress(OSError):
+                    _request(_SETSIGINFO, self.tid, 0, ctypes.addressof(info))
+                self.held_back = None
+            _request(_DETACH, self.tid, 0, number)
 
     def set_options(self, options: int) -> None:
         """PTRACE_SETOPTIONS."""

@@ -43,11 +43,14 @@ _IGNORED_BY_DEFAULT = (signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD)
 ALL_SIGNALS = (1 << 64) - 1
 
 
-def choose_signal(caught: int) -> int:
-    """A signal that a process which catches the set `caught` would ignore."""
+def choose_signal(caught: int, ignored: int = 0) -> int:
+    """A signal that a process which catches and ignores these sets would ignore."""
     for number in _IGNORED_BY_DEFAULT:
         if not caught >> (number - 1) & 1:
             return int(number)
+    for number in range(1, 32):
+        if ignored >> (number - 1) & 1:
+            return number
     return int(signal.SIGURG)
 
 
@@ -244,8 +247,7 @@ class Batch:
             ):
                 break
             self._refuse_fault(stop)
-            thread.tracee.hold_back(stop)
-            thread.tracee.resume()
+            self._pass_by(stop)
         return self._checked(self.read_results())
 
     def _refuse_fault(self, stop: Stop) -> None:
@@ -255,6 +257,17 @@ class Batch:
                 f"process {self.thread.pid}: batch stopped by signal {stop.signal} at "
                 f"{self.thread.tracee.registers.instruction_pointer:#x}"
             )
+
+    def _pass_by(self, stop: Stop) -> None:
+        """Go on after a signal that cannot be blocked, or is ours but sent by others."""
+        tracee = self.thread.tracee
+        if stop.event:
+            tracee.resume()
+        elif stop.signal == self.thread.signal:
+            tracee.hold_back()
+            tracee.resume()
+        else:
+            tracee.deliver(stop.signal)
 
     def _checked(self, results: list[Result]) -> list[Result]:
         for call, result in zip(self.calls, results, strict=True):
@@ -293,4 +306,3 @@ def _space_of(argument: Argument) -> int:
         return inner + -(-8 * len(argument.words) // 16) * 16
     size = argument.size if isinstance(argument, Out) else len(argument)
     return -(-size // 16) * 16
-
