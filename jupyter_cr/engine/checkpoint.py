@@ -16,10 +16,11 @@ from pathlib import Path
 
 from jupyter_cr.engine import pages
 from jupyter_cr.engine.collect import Collected, collect_tree
-from jupyter_cr.engine.freeze import freeze
+from jupyter_cr.engine.freeze import Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
 from jupyter_cr.engine.machine import Machine, file_identities
 from jupyter_cr.engine.open_file_table import FileTable
+from jupyter_cr.engine.remote_process import RemoteProcess
 from jupyter_cr.engine.shared_memory import save_shared_memory
 from jupyter_cr.engine.state import process
 from jupyter_cr.engine.streams import SnapshotWriter
@@ -27,7 +28,7 @@ from jupyter_cr.engine.survey import Survey, survey_tree
 from jupyter_cr.engine.twin import Twin, make_twin, park_twins
 from jupyter_cr.errors import TargetError
 from jupyter_cr.tracer.handover import Handover
-from jupyter_cr.tracer.proc.maps import read_maps, vm_flags
+from jupyter_cr.tracer.proc.maps import vm_flags
 
 __all__ = ["CheckpointOutcome", "ProcessSummary", "Progress", "checkpoint_tree"]
 
@@ -112,9 +113,14 @@ def _silent(phase: str, share: float) -> None:
 
 
 def _take(pid: int) -> _Taken:
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         survey = survey_tree(pid)
-        taken = _freeze_and_clone(pid, survey)
+        try:
+            taken = _freeze_and_clone(pid, survey)
+        except Interrupted:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            continue
         if not _is_outdated(taken, survey):
             return taken
         for twin in taken.twins.values():
@@ -132,21 +138,21 @@ def _freeze_and_clone(pid: int, survey: Survey) -> _Taken:
             twins: dict[int, Twin] = {}
             with collect_tree(freezing.tree, survey) as collected:
                 for outer, remote in collected.remotes.items():
-                    flags = _special_inheritance(remote.frozen.pid, survey)
+                    flags = _special_inheritance(remote, survey)
                     twins[outer] = make_twin(remote, flags)
                     on_error.callback(twins[outer].end)
         on_error.pop_all()
         return _Taken(collected, twins, freezing.downtime_ms, identity)
 
 
-def _special_inheritance(pid: int, survey: Survey) -> dict[int, tuple[int, frozenset[str]]]:
-    flags = survey.processes[pid].flags
+def _special_inheritance(
+    remote: RemoteProcess, survey: Survey
+) -> dict[int, tuple[int, frozenset[str]]]:
+    flags = survey.processes[remote.frozen.pid].flags
     special = {start: codes for start, codes in flags.items() if codes & {"dc", "wf"}}
-    if not special:
-        return {}
     return {
         mapping.start: (mapping.end, special[mapping.start])
-        for mapping in read_maps(pid)
+        for mapping in remote.maps
         if mapping.start in special
     }
 

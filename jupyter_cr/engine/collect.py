@@ -25,7 +25,6 @@ from jupyter_cr.engine.state import (
 from jupyter_cr.engine.survey import Survey
 from jupyter_cr.errors import EngineError, Unsupported
 from jupyter_cr.tracer import libc
-from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
 from jupyter_cr.tracer.proc.maps import read_maps
 from jupyter_cr.tracer.proc.status import read_status
@@ -59,14 +58,14 @@ def collect_tree(tree: FrozenTree, survey: Survey) -> Iterator[Collected]:
     _refuse_foreign(tree)
     with ExitStack() as stack:
         remotes = {}
-        maps = {frozen.pid: read_maps(frozen.pid) for frozen in tree.living}
         for frozen in tree.living:
             assert frozen.memory is not None
-            known = survey.of(frozen.pid, frozen.memory, maps[frozen.pid])
+            maps = read_maps(frozen.pid)
+            known = survey.of(frozen.pid, frozen.memory, maps)
             remotes[frozen.pid] = stack.enter_context(
-                remote_process(frozen, maps[frozen.pid], known.gadgets)
+                remote_process(frozen, maps, known.gadgets)
             )
-        records = [_collect_process(frozen, tree, remotes, maps, survey) for frozen in tree]
+        records = [_collect_process(frozen, tree, remotes, survey) for frozen in tree]
         with hold_open_files(tree.living) as descriptors:
             files = collect_open_files(descriptors)
             shared = copy_shared_memory(_iter_regions(tree, records), descriptors)
@@ -86,7 +85,6 @@ def _collect_process(
     frozen: FrozenProcess,
     tree: FrozenTree,
     remotes: Mapping[int, RemoteProcess],
-    maps: Mapping[int, Sequence[MemoryMapping]],
     survey: Survey,
 ) -> process.Record:
     ids = _identify(frozen, tree)
@@ -103,9 +101,7 @@ def _collect_process(
         frozen.pid, frozen.status.umask, answers.general
     )
     flags = survey.processes[frozen.pid].flags
-    regions = address_space.classify(
-        frozen.pid, maps[frozen.pid], flags, _on_tmpfs(maps[frozen.pid])
-    )
+    regions = address_space.classify(frozen.pid, remote.maps, flags, _on_tmpfs(remote.maps))
     return process.Record(
         ids=ids,
         name=frozen.status.name,
@@ -150,7 +146,7 @@ def _ask(remote: RemoteProcess) -> _Answers:
     general, who = process.collect_calls(), credentials.collect_calls()
     actions, clocks = signal_actions.collect_calls(), timers.collect_calls(posix)
     for_thread = thread.collect_calls()
-    calls = {tid: for_thread for tid in remote.threads}
+    calls = dict.fromkeys(remote.threads, for_thread)
     leader = remote.frozen.pid
     calls[leader] = [*for_thread, *general, *who, *actions, *clocks]
     answers = remote.run(calls)

@@ -7,21 +7,33 @@ children, since one in vfork(2) cannot stop until its child has moved on.
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess, TargetError, Unsupported
+from jupyter_cr.errors import (
+    CheckpointRestoreError,
+    EngineError,
+    NoSuchProcess,
+    TargetError,
+    Unsupported,
+)
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.stat import Stat, read_stat
 from jupyter_cr.tracer.proc.status import Status, read_status
 from jupyter_cr.tracer.proc.tasks import list_children, list_pids, list_threads
 from jupyter_cr.tracer.ptrace import Ended, Stop, Tracee, seize
 
-__all__ = ["Freezing", "FrozenProcess", "FrozenTree", "freeze"]
+__all__ = ["Freezing", "FrozenProcess", "FrozenTree", "Interrupted", "freeze"]
 
 _STOP_LIMIT = 2.0
+_PF_EXITING, _PF_SIGNALED = 0x4, 0x400
+
+
+class Interrupted(TargetError):
+    """A process of the tree was killed while it was frozen."""
 
 
 @dataclass
@@ -45,6 +57,18 @@ class FrozenProcess:
     def is_zombie(self) -> bool:
         """It has ended, and its parent has not asked how."""
         return self.status.state == "Z"
+
+    @property
+    def has_ended(self) -> bool:
+        """It is ending, or has ended, although frozen: somebody has killed it."""
+        try:
+            killed = read_status(self.pid).sig_pending >> (signal.SIGKILL - 1) & 1
+            stat = read_stat(self.pid)
+        except NoSuchProcess:
+            return True
+        return bool(
+            killed or stat.state in "ZX" or stat.flags & (_PF_EXITING | _PF_SIGNALED)
+        )
 
     @property
     def inner_pid(self) -> int:
@@ -71,6 +95,10 @@ class FrozenTree:
 
     def __iter__(self) -> Iterator[FrozenProcess]:
         return iter(self.processes.values())
+
+    def find_ended(self) -> int | None:
+        """The pid of one that is ending or has ended since it was frozen."""
+        return next((p.pid for p in self.living if p.has_ended), None)
 
     @property
     def living(self) -> list[FrozenProcess]:
@@ -107,16 +135,33 @@ def freeze(root: int) -> Iterator[Freezing]:
         NoSuchProcess, PermissionDenied, AlreadyTraced: as `seize`.
         TargetError: a thread does not stop.
     """
-    known = frozenset(list_pids())
+    known = _sessions()
     freezing = Freezing(FrozenTree(root), time.perf_counter())
     try:
         _freeze_tree(freezing.tree, known)
         yield freezing
+    except (Ended, OSError, EngineError, NoSuchProcess) as error:
+        ended = freezing.tree.find_ended()
+        if ended is None:
+            raise
+        raise Interrupted(
+            f"process {ended} ended while it was being looked at", "Try again."
+        ) from error
     finally:
         freezing.thaw()
 
 
-def _freeze_tree(tree: FrozenTree, known: frozenset[int]) -> None:
+def _sessions(known: Container[int] = ()) -> dict[int, int]:
+    """Of each process that is not yet known, the session."""
+    sessions = {}
+    for pid in list_pids():
+        if pid not in known:
+            with suppress(CheckpointRestoreError):
+                sessions[pid] = read_stat(pid).session
+    return sessions
+
+
+def _freeze_tree(tree: FrozenTree, known: dict[int, int]) -> None:
     _freeze_process(tree, tree.root)
     if tree.processes[tree.root].is_zombie:
         raise NoSuchProcess(f"process {tree.root} has ended")
@@ -129,27 +174,24 @@ def _freeze_tree(tree: FrozenTree, known: frozenset[int]) -> None:
             for child in list_children(pid):
                 _freeze_process(tree, child)
         if len(tree.processes) == len(looked_at):
-            orphans = _find_orphans(tree, candidates)
-            candidates = frozenset(list_pids()) - known
-            for pid in orphans:
+            for pid in _find_orphans(tree, candidates):
                 _freeze_process(tree, pid)
-            if len(tree.processes) == len(looked_at) and not candidates - looked_at:
+            candidates = _sessions(known)
+            if len(tree.processes) == len(looked_at) and not candidates:
                 return
             known |= candidates
 
 
-def _find_orphans(tree: FrozenTree, candidates: frozenset[int]) -> list[int]:
+def _find_orphans(tree: FrozenTree, candidates: dict[int, int]) -> list[int]:
     """Processes whose parent, one of the tree's, has ended: they were given to another
-    one, but are still in a session that the tree's root or one of it leads."""
-    sessions = {process.stat.session for process in tree} & set(tree.processes)
-    orphans = []
-    for pid in candidates - set(tree.processes):
-        try:
-            if read_stat(pid).session in sessions:
-                orphans.append(pid)
-        except CheckpointRestoreError:
-            continue
-    return sorted(orphans)
+    one, but are still in a session that the tree's root or one of it leads. (Nobody
+    joins a session later: what was found before the freeze holds.)"""
+    led = {process.stat.session for process in tree} & set(tree.processes)
+    return [
+        pid
+        for pid, session in candidates.items()
+        if session in led and pid not in tree.processes
+    ]
 
 
 def _freeze_process(tree: FrozenTree, pid: int) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from jupyter_cr.engine import shared_memory
 from jupyter_cr.engine.descriptors.base import Rebuilding
 from jupyter_cr.engine.descriptors.deleted_file import find_inode
 from jupyter_cr.errors import CorruptImage, RestoreError
 
-__all__ = ["rebuild_shared_memory"]
+__all__ = ["fill_shared_memory", "rebuild_shared_memory"]
 
 
 def rebuild_shared_memory(
-    records: Iterable[shared_memory.Record], pages_fd: int, rebuilding: Rebuilding
+    records: Iterable[shared_memory.Record], rebuilding: Rebuilding
 ) -> dict[object, int]:
-    """(device, inode) as mappings show it -> our own descriptor, open for both reading
-    and writing, closed with `rebuilding.stack`.
+    """Make the objects, still empty.
+
+    Returns:
+        (device, inode) as mappings show it -> our own descriptor, open for both
+        reading and writing, closed with `rebuilding.stack`.
 
     A named object (a file in /dev/shm, say) is put back under its name by a restore; a
     fork has its own, without a name: it must not write into what the original uses.
@@ -34,9 +37,28 @@ def rebuild_shared_memory(
             continue
         fd = _make(record, rebuilding)
         rebuilding.stack.callback(os.close, fd)
-        _fill(fd, record, pages_fd)
         made[key] = fd
     return made
+
+
+def fill_shared_memory(
+    records: Iterable[shared_memory.Record],
+    made: Mapping[object, int],
+    pages_fd: int,
+) -> None:
+    """Give the objects their content. Only when nobody else uses them any more: a named
+    one may be the very file that the tree to be replaced is working with.
+
+    Raises:
+        RestoreError: the file system is full.
+        CorruptImage: the snapshot lacks the content.
+    """
+    for record in records:
+        if not record.held:
+            fd = made[record.device, record.inode]
+            os.ftruncate(fd, 0 if record.path else record.size)
+            os.ftruncate(fd, record.size)
+            _fill(fd, record, pages_fd)
 
 
 def _make(record: shared_memory.Record, rebuilding: Rebuilding) -> int:
@@ -55,14 +77,12 @@ def _make(record: shared_memory.Record, rebuilding: Rebuilding) -> int:
 
 def _open_named(record: shared_memory.Record) -> int:
     try:
-        fd = os.open(record.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, record.mode)
-        os.ftruncate(fd, record.size)
+        return os.open(record.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, record.mode)
     except OSError as error:
         raise RestoreError(
-            f"the shared memory {record.path} cannot be written: {error.strerror}",
-            "Make room, or remove the file if it is somebody else's.",
+            f"the shared memory {record.path} cannot be opened: {error.strerror}",
+            "Remove the file if it is somebody else's.",
         ) from error
-    return fd
 
 
 def _fill(fd: int, record: shared_memory.Record, pages_fd: int) -> None:

@@ -17,7 +17,7 @@ from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.remote import ALL_SIGNALS, Batch
 
-__all__ = ["end_as_zombie", "rebuild_process", "wake"]
+__all__ = ["detach_first", "detach_others", "end_as_zombie", "ready", "rebuild_process"]
 
 _SIG_IGN = struct.pack("<QQQQ", 1, 0, 0, 0)
 
@@ -95,8 +95,9 @@ def _open_directory(record: process.Record, path: str) -> int:
         ) from error
 
 
-def wake(seed: Seed, record: process.Record) -> None:
-    """Give every thread its registers, take our workspace away, and let go."""
+def ready(seed: Seed, record: process.Record) -> None:
+    """Give every thread its registers and take our workspace away: all that is left is
+    to let go."""
     by_tid: Mapping[int, thread.Record] = {t.tid: t for t in record.threads}
     for tid, remote in seed.threads.items():
         registers = by_tid[tid].registers
@@ -123,10 +124,16 @@ def wake(seed: Seed, record: process.Record) -> None:
     tracee.signal_mask = own.mask
 
 
-def detach(seed: Seed) -> None:
-    """Let all threads go."""
+def detach_others(seed: Seed) -> None:
+    """Let all threads but the first go."""
     for remote in seed.threads.values():
-        remote.tracee.detach()
+        if remote is not seed.thread:
+            remote.tracee.detach()
+
+
+def detach_first(seed: Seed) -> None:
+    """Let the first thread go: with it, the process is all its own."""
+    seed.thread.tracee.detach()
     seed.memory.close()
 
 

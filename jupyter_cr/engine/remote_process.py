@@ -6,7 +6,7 @@ Whatever is done to it is undone on the way out, and would undo itself if we die
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from jupyter_cr.engine.freeze import FrozenProcess
@@ -27,7 +27,8 @@ __all__ = ["RemoteProcess", "remote_process"]
 @dataclass(frozen=True)
 class RemoteProcess:
     """`threads` by tid as we see it; `found` and `masks`: the registers and signal
-    masks that they were stopped with. `spare` is a slot that no thread uses."""
+    masks that they were stopped with. `maps`: the mappings, without anything of ours.
+    `spare` is a slot that no thread uses."""
 
     frozen: FrozenProcess
     memory: Memory
@@ -35,6 +36,7 @@ class RemoteProcess:
     threads: Mapping[int, RemoteThread]
     found: Mapping[int, arch.Registers]
     masks: Mapping[int, int]
+    maps: Sequence[MemoryMapping]
     spare: int
 
     @property
@@ -44,7 +46,7 @@ class RemoteProcess:
 
     def run_in_all(self, calls: Sequence[Call]) -> dict[int, list[Result]]:
         """The same calls in every thread, all at once."""
-        return self.run({tid: calls for tid in self.threads})
+        return self.run(dict.fromkeys(self.threads, calls))
 
     def run(self, calls: Mapping[int, Sequence[Call]]) -> dict[int, list[Result]]:
         """For each tid its calls (no more than fit one batch), all at once."""
@@ -64,6 +66,7 @@ def remote_process(
     injector = Injector(frozen.leader, frozen.memory, gadgets)
     found = {tid: thread_state.take_registers(t) for tid, t in frozen.threads.items()}
     masks = {tid: tracee.signal_mask for tid, tracee in frozen.threads.items()}
+    maps = injector.without_leftover(maps, found.values())
     with injector.workspace(maps, len(frozen.threads) + 1) as workspace:
         signal = choose_signal(frozen.status.sig_caught, frozen.status.sig_ignored)
         threads: dict[int, RemoteThread] = {}
@@ -82,6 +85,7 @@ def remote_process(
                 threads,
                 found,
                 masks,
+                maps,
                 len(frozen.threads),
             )
         finally:
@@ -115,5 +119,6 @@ def _ready(thread: RemoteThread, mask: int) -> None:
 
 
 def _put_back(tracee: Tracee, mask: int, registers: arch.Registers) -> None:
-    tracee.signal_mask = mask
-    tracee.registers = registers
+    with suppress(ProcessLookupError):
+        tracee.signal_mask = mask
+        tracee.registers = registers

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -21,20 +21,24 @@ import msgspec
 
 from jupyter_cr.engine import pages, rebuild_memory, rebuild_state, shared_memory
 from jupyter_cr.engine.container import Container, make_container
+from jupyter_cr.engine.descriptors import pipe
 from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
+from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
 from jupyter_cr.engine.family import INIT, Family, grow_family
+from jupyter_cr.engine.front_ends import FrontEnds, count_front_ends
 from jupyter_cr.engine.identity import SEED_NAME, Identity, find_tree
 from jupyter_cr.engine.machine import FileIdentities, Machine
 from jupyter_cr.engine.open_file_table import FileTable
 from jupyter_cr.engine.rebuild_files import place_files, rebuild_files
-from jupyter_cr.engine.rebuild_shared import rebuild_shared_memory
-from jupyter_cr.engine.replace import end_tree, keep_outer_pipes
+from jupyter_cr.engine.rebuild_shared import fill_shared_memory, rebuild_shared_memory
+from jupyter_cr.engine.replace import RunningTree
 from jupyter_cr.engine.seed import Seed, spare_workspace_size
 from jupyter_cr.engine.state import process
 from jupyter_cr.engine.streams import SnapshotReader
 from jupyter_cr.errors import CorruptImage
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import find_gap
+from jupyter_cr.tracer.sock_diag import tcp_sockets
 
 __all__ = ["RestoreOutcome", "restore_tree"]
 
@@ -45,12 +49,14 @@ S = TypeVar("S", bound=msgspec.Struct)
 @dataclass(frozen=True, slots=True)
 class RestoreOutcome:
     """`pid` of the root as we see it, `inner_pid` as it sees itself; `supervisor_pid`
-    of our child that ends as the root ends; `ports`: recorded -> now."""
+    of our child that ends as the root ends; `ports`: recorded -> now;
+    `waited_ms` for front ends to come back, not part of `elapsed_ms`."""
 
     pid: int
     inner_pid: int
     supervisor_pid: int
     elapsed_ms: float
+    waited_ms: float
     ports: dict[int, int]
     warnings: tuple[str, ...]
 
@@ -156,20 +162,26 @@ def restore_tree(
         handover = stack.enter_context(Handover())
         site = _break_ground(snapshot, rebuilding, directory.name)
         try:
-            _build(snapshot, site, rebuilding, check, handover, report)
+            front_ends = _build(snapshot, site, rebuilding, check, handover, report)
+            for record in snapshot.living:
+                rebuild_state.ready(site.family.seeds[record.pid], record)
         except BaseException:
             site.container.supervisor.kill()
             raise
+    with closing(front_ends):
+        elapsed = time.perf_counter() - began
+        waited = front_ends.await_return()
         root = site.family.seeds[snapshot.identity.root]
         outcome = RestoreOutcome(
             root.outer_pid,
             root.pid,
             site.container.supervisor.outer_pid,
-            (time.perf_counter() - began) * 1000,
+            elapsed * 1000,
+            waited * 1000,
             dict(rebuilding.ports),
             tuple(rebuilding.warnings),
         )
-    _let_go(snapshot, site)
+        _let_go(snapshot, site, front_ends)
     report("restore", 1.0)
     return outcome
 
@@ -213,7 +225,8 @@ def _build(
     check: _Check,
     handover: Handover,
     report: Progress,
-) -> None:
+) -> FrontEnds:
+    """Everything but letting go; who will come back then."""
     seeds = site.family.seeds
     pages_fd = snapshot.reader.pages_fd
     total = sum(length for p in snapshot.pages.values() for _, length, _ in p.runs) or 1
@@ -224,10 +237,7 @@ def _build(
         filled += more
         report("restore", filled / total)
 
-    if rebuilding.mode == "restore":
-        check.result()
-        _replace_running(snapshot, rebuilding)
-    shared = rebuild_shared_memory(snapshot.shared, pages_fd, rebuilding)
+    shared = rebuild_shared_memory(snapshot.shared, rebuilding)
     keys = rebuild_memory.file_keys([r.layout for r in snapshot.living if r.layout])
     mapped = rebuild_memory.MappedFiles.open_paths(keys, shared)
     for (kind, _, _), fd in mapped.fds.items():
@@ -248,6 +258,8 @@ def _build(
             wipe=rebuilding.mode == "fork",
         )
     check.result()
+    expected = _end_running(snapshot, rebuilding) if rebuilding.mode == "restore" else {}
+    fill_shared_memory(snapshot.shared, shared, pages_fd)
     made = rebuild_files(snapshot.files.files, rebuilding)
     for record in snapshot.living:
         place_files(seeds[record.pid], snapshot.files.files, made, rebuilding, handover)
@@ -256,25 +268,41 @@ def _build(
             rebuild_state.end_as_zombie(seeds[record.pid], record)
     for record in snapshot.living:
         rebuild_state.rebuild_process(seeds[record.pid], record, handover)
+    listeners = {
+        port.address.port: made[port.id] for port in listening_ports(snapshot.files.files)
+    }
+    return FrontEnds.expect(listeners, expected)
 
 
-def _replace_running(snapshot: _Snapshot, rebuilding: Rebuilding) -> None:
-    running = find_tree(snapshot.identity)
-    if running is not None:
-        keep_outer_pipes(running, rebuilding)
-        end_tree(running)
+def _end_running(snapshot: _Snapshot, rebuilding: Rebuilding) -> dict[int, int]:
+    """End the tree that runs now, if any; how many front ends each port had."""
+    root = find_tree(snapshot.identity)
+    if root is None:
+        return {}
+    running = RunningTree(root)
+    outer = {
+        f"pipe:[{record.ino}]": record.ino
+        for _, record in rebuilding.records(pipe.Record)
+        if record.outer
+    }
+    running.look_at_files(outer, rebuilding.stack)
+    rebuilding.outer = running.pipes
+    ports = {port.address.port for port in listening_ports(snapshot.files.files)}
+    counts = count_front_ends(tcp_sockets(), ports, running.sockets) if ports else {}
+    running.end()
+    return counts
 
 
-def _let_go(snapshot: _Snapshot, site: _Site) -> None:
-    """The point of no return: registers, and off they go, children first."""
-    seeds = site.family.seeds
-    for record in snapshot.living:
-        rebuild_state.wake(seeds[record.pid], record)
+def _let_go(snapshot: _Snapshot, site: _Site, front_ends: FrontEnds) -> None:
+    """The point of no return, children first."""
     root = snapshot.processes[0]
-    parent = _parent_of_root(site, root)
-    site.container.release(parent, root.pid)
-    for record in reversed(snapshot.living):
-        rebuild_state.detach(seeds[record.pid])
+    site.container.release(_parent_of_root(site, root), root.pid)
+    seeds = [site.family.seeds[record.pid] for record in reversed(snapshot.living)]
+    for seed in seeds:
+        rebuild_state.detach_others(seed)
+    front_ends.await_greeting()
+    for seed in seeds:
+        rebuild_state.detach_first(seed)
 
 
 def _parent_of_root(site: _Site, root: process.Record) -> Seed:

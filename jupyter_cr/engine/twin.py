@@ -3,8 +3,8 @@
 The frozen process makes a helper that shares its memory (so that nothing is copied),
 the helper drops the descriptors, clones the twin from the shared memory, and ends: the
 twin is nobody's child that could be noticed, and init reaps it. The process itself
-waits for the helper, as for vfork(2), and reaps it, all in one batch that would run to
-its end without us.
+waits for the helper, as for vfork(2), and reaps it, all in one batch that runs to its
+end without us: Linux writes the helper's pid where the call that reaps it has it from.
 
 A twin never runs code of the process. It stays stopped under our hand, with
 PTRACE_O_EXITKILL; a *warm* twin is left parked when we go.
@@ -21,13 +21,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jupyter_cr.engine.remote_process import RemoteProcess
-from jupyter_cr.errors import CheckpointRestoreError, EngineError, TargetError
+from jupyter_cr.errors import (
+    CheckpointRestoreError,
+    EngineError,
+    TargetError,
+    Unsupported,
+)
 from jupyter_cr.tracer.arch import x86_64 as arch
 from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.status import read_status
-from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize, wait_any
+from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Stop, Tracee, seize, wait_any
 from jupyter_cr.tracer.remote import Batch, RemoteThread, Workspace
 
 __all__ = [
@@ -44,6 +49,7 @@ TWINS_FILE = "twins"
 """Beside a snapshot: which processes hold it in memory."""
 
 _CLONE_VM, _CLONE_VFORK, _CLONE_PTRACE = 0x100, 0x4000, 0x2000
+_CLONE_PARENT_SETTID = 0x100000
 _WALL = 0x40000000
 _NOBODY = -(1 << 31) + 1
 _MADV_DONTFORK, _MADV_DOFORK = 10, 11
@@ -150,7 +156,9 @@ class ParkedTwin:
         return Twin(self.of, thread)
 
 
-def make_twin(remote: RemoteProcess, flags: Mapping[int, tuple[int, frozenset[str]]]) -> Twin:
+def make_twin(
+    remote: RemoteProcess, flags: Mapping[int, tuple[int, frozenset[str]]]
+) -> Twin:
     """Clone a frozen process.
 
     Args:
@@ -161,21 +169,37 @@ def make_twin(remote: RemoteProcess, flags: Mapping[int, tuple[int, frozenset[st
         TargetError: no memory, or too many processes.
     """
     before, after = _inheritance(flags)
-    clone = Call("clone", (_CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE, 0, 0, 0, 0), optional=True)
+    flagged = _CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE | _CLONE_PARENT_SETTID
+    reaped = remote.leader.argument_address(len(before) + 1, 0)
+    clone = Call("clone", (flagged, 0, reaped, 0, 0), optional=True)
     reap = Call("wait4", (_NOBODY, 0, _WALL, 0), optional=True)
-    batch = Batch(remote.leader, [*before, clone, reap, *after])
+    batch = Batch(remote.leader, calls := [*before, clone, reap, *after])
+    if len(batch.calls) < len(calls):
+        raise Unsupported(
+            f"process {remote.frozen.pid} keeps {len(before)} regions of memory from its "
+            "children (MADV_DONTFORK, MADV_WIPEONFORK)",
+            "So many cannot be handled: have the program release some, and try again.",
+        )
     batch.start()
     leader = remote.leader.tracee.tid
-    helper_tid, status = wait_any()
+    helper_tid, stop = _wait_any()
     if helper_tid == leader:
-        raise _clone_failed(remote.frozen.pid, -batch.read_results()[len(before)].value)
-    if not os.WIFSTOPPED(status):
-        raise EngineError(f"thread {helper_tid}: unexpected wait status {status:#x}")
-    helper = Tracee(helper_tid)
+        result = batch.finish(stop)[len(before)]
+        raise _clone_failed(remote.frozen.pid, -result.value)
+    twin_batch = _start_helper(remote, helper_tid)
+    twin_tid, leader_stop = _wait_for_twin(helper_tid, leader, twin_batch)
+    batch.finish(leader_stop)
+    if twin_tid is None:
+        raise _clone_failed(remote.frozen.pid, -twin_batch.read_results()[1].value)
+    return Twin(remote.frozen.inner_pid, _thread_of_twin(remote, twin_tid))
+
+
+def _start_helper(remote: RemoteProcess, tid: int) -> Batch:
+    """Let the helper clone the twin and end."""
+    helper = Tracee(tid)
     helper.set_options(EXITKILL)
-    inner = read_status(helper_tid).ns_tgid[-1]
-    batch.patch(len(before) + 1, 0, inner)
-    helper_thread = RemoteThread(
+    inner = read_status(tid).ns_tgid[-1]
+    thread = RemoteThread(
         helper,
         remote.workspace,
         inner,
@@ -184,20 +208,24 @@ def make_twin(remote: RemoteProcess, flags: Mapping[int, tuple[int, frozenset[st
         remote.spare,
         helper.registers,
     )
-    twin_batch = Batch(
-        helper_thread,
+    batch = Batch(
+        thread,
         [
             Call("close_range", (0, _ALL_FDS, 0)),
             Call("clone", (_CLONE_PTRACE, 0, 0, 0, 0), optional=True),
             Call("exit", (0,)),
         ],
     )
-    twin_batch.start()
-    twin_tid, leader_stopped = _wait_for_twin(helper_tid, leader, twin_batch)
-    batch.finish(stopped=leader_stopped)
-    if twin_tid is None:
-        raise _clone_failed(remote.frozen.pid, -twin_batch.read_results()[1].value)
-    return Twin(remote.frozen.inner_pid, _thread_of_twin(remote, twin_tid))
+    batch.start()
+    return batch
+
+
+def _wait_any() -> tuple[int, Stop]:
+    """The next tracee to stop; raises Ended if one ends instead."""
+    tid, status = wait_any()
+    if not os.WIFSTOPPED(status):
+        raise Ended(tid, status)
+    return tid, Stop(os.WSTOPSIG(status), status >> 16)
 
 
 def _thread_of_twin(remote: RemoteProcess, tid: int) -> RemoteThread:
@@ -215,28 +243,38 @@ def _thread_of_twin(remote: RemoteProcess, tid: int) -> RemoteThread:
     )
 
 
-def _wait_for_twin(helper: int, leader: int, batch: Batch) -> tuple[int | None, bool]:
+def _wait_for_twin(
+    helper: int, leader: int, batch: Batch
+) -> tuple[int | None, Stop | None]:
     """Wait until the twin has stopped and the helper has ended, in whatever order.
 
     Returns:
-        The twin's tid, None if the helper could not clone it; and whether the leader,
-        which goes on when the helper has ended, has been seen to stop meanwhile.
+        The twin's tid, None if the helper could not clone it; and a stop of the leader,
+        which goes on when the helper has ended, if one has been seen meanwhile.
+
+    Raises:
+        Ended: another thread of the tree ended: somebody kills it.
     """
     twin: int | None = None
-    ended = leader_stopped = False
+    leader_stop: Stop | None = None
+    ended = False
     while not ended or twin is None:
-        tid, status = wait_any()
-        if tid == leader:
-            leader_stopped = True
-        elif tid == helper and not os.WIFSTOPPED(status):
+        try:
+            tid, stop = _wait_any()
+        except Ended as end:
+            if end.tid != helper:
+                raise
             ended = True
             if batch.read_results()[1].value < 0:
-                return None, leader_stopped
-        elif tid != helper and os.WIFSTOPPED(status):
+                return None, leader_stop
+            continue
+        if tid == leader:
+            leader_stop = stop
+        elif tid != helper:
             twin = tid
         else:
-            raise EngineError(f"thread {tid}: unexpected wait status {status:#x}")
-    return twin, leader_stopped
+            raise EngineError(f"thread {tid}: unexpected {stop}")
+    return twin, leader_stop
 
 
 def _inheritance(

@@ -9,11 +9,13 @@ brings everything back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from jupyter_cr.errors import EngineError, Unsupported
+from jupyter_cr.errors import EngineError, TargetError, Unsupported
 from jupyter_cr.tracer.arch import x86_64 as arch
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.maps import Mapping
@@ -87,28 +89,45 @@ class Injector:
     memory: Memory
     gadgets: Gadgets
 
+    def without_leftover(
+        self, maps: Sequence[Mapping], threads: Iterable[arch.Registers]
+    ) -> Sequence[Mapping]:
+        """The mappings of the process without a workspace that was left behind, which
+        is unmapped; one that any of the `threads` is just leaving stays."""
+        old = find_workspace(self.memory, maps)
+        if old is None or any(
+            old.start <= t.instruction_pointer < old.end for t in threads
+        ):
+            return maps
+        self._call(maps, "munmap", old.start, old.size)
+        return [mapping for mapping in maps if mapping is not old]
+
     @contextmanager
     def workspace(self, maps: Sequence[Mapping], threads: int) -> Iterator[Workspace]:
         """A workspace for that many threads; gone again at the end.
 
         Raises:
             Unsupported: the process may not have executable memory.
+            TargetError: it may not have more memory.
         """
-        old = find_workspace(self.memory, maps)
-        if old is not None:
-            self._call(maps, "munmap", old.start, old.size)
         size, slot, frame = Workspace.layout(threads, len(self.leader.xstate))
         address = self._call(
             maps, "mmap", 0, size, _PROT_RWX, _MAP_PRIVATE_ANONYMOUS, ALL_SIGNALS, 0
         )
+        if address in (-errno.ENOMEM, -errno.EAGAIN):
+            raise TargetError(
+                f"process {self.memory.pid} may not map {size} bytes more: "
+                f"{os.strerror(-address)}",
+                "Raise its limit (ulimit -v, prlimit), or free some memory.",
+            )
         if -4096 < address < 0:
             raise Unsupported(
                 f"process {self.memory.pid} may not map executable memory "
                 f"(errno {-address})",
                 "A security policy (SELinux execmem, PR_SET_MDWE) forbids it there.",
             )
+        workspace = Workspace(self.memory, address, size, slot, frame)
         try:
-            workspace = Workspace(self.memory, address, size, slot, frame)
             workspace.install()
             yield workspace
         finally:

@@ -33,7 +33,9 @@ class Memory:
         """`size` bytes at `address`. Raises EngineError if any is not mapped."""
         data = os.pread(self.fd, size, address)
         if len(data) != size:
-            raise EngineError(f"process {self.pid}: {size} bytes at {address:#x} unreadable")
+            raise EngineError(
+                f"process {self.pid}: {size} bytes at {address:#x} unreadable"
+            )
         return data
 
     def read_available(self, address: int, size: int) -> bytes:

@@ -47,6 +47,11 @@ _PEEKSIGINFO_SHARED = 1
 _EVENT_STOP = 128
 _WALL = 0x40000000
 
+# If the tracer dies at a system call stop, Linux sends the thread the signal that the
+# stop is shown as: SIGTRAP, which kills. With this option it is none that exists.
+_TRACESYSGOOD = 1
+_SYSCALL_STOP = signal.SIGTRAP | 0x80
+
 EXITKILL = 0x100000
 """PTRACE_O_EXITKILL: the tracee dies with its tracer."""
 
@@ -117,7 +122,7 @@ def wait_for(tid: int) -> Stop:
     Raises:
         Ended: it ended instead, and has been reaped.
     """
-    global waits  # noqa: PLW0603
+    global waits
     waits += 1
     return _as_stop(tid, *_waitpid(tid, _WALL))
 
@@ -138,14 +143,14 @@ def _as_stop(tid: int, _: int, status: int) -> Stop:
 
 def wait_any() -> tuple[int, int]:
     """Wait until something happens to any tracee; its tid, and the wait status."""
-    global waits  # noqa: PLW0603
+    global waits
     waits += 1
     return os.waitpid(-1, _WALL)
 
 
 def poll_for(tid: int, timeout: float) -> Stop | None:
     """Like `wait_for`, but None when nothing has happened after `timeout` seconds."""
-    global waits  # noqa: PLW0603
+    global waits
     deadline = time.monotonic() + timeout
     pause = 0.00005
     while True:
@@ -192,7 +197,7 @@ class Tracee:
         """
         for _ in ("entry", "exit"):
             _request(_SYSCALL, self.tid)
-            self.wait(signal.SIGTRAP)
+            self.wait(_SYSCALL_STOP)
         return self.registers.result
 
     def wait(self, expected: int) -> Stop:
@@ -208,7 +213,7 @@ class Tracee:
             if stop.signal == expected and not stop.event:
                 return stop
             _request(
-                _SYSCALL if expected == signal.SIGTRAP else _CONT,
+                _SYSCALL if expected == _SYSCALL_STOP else _CONT,
                 self.tid,
                 0,
                 0 if stop.event else stop.signal,
@@ -251,8 +256,8 @@ class Tracee:
             _request(_DETACH, self.tid, 0, number)
 
     def set_options(self, options: int) -> None:
-        """PTRACE_SETOPTIONS."""
-        _request(_SETOPTIONS, self.tid, 0, options)
+        """PTRACE_SETOPTIONS, those of `seize` being the ones to begin with."""
+        _request(_SETOPTIONS, self.tid, 0, options | _TRACESYSGOOD)
 
     @property
     def registers(self) -> Registers:
@@ -278,9 +283,12 @@ class Tracee:
         self._regset(_SETREGSET, _NT_X86_XSTATE, buffer, len(state))
 
     def _regset(
-        self, request: int, kind: int, buffer: ctypes.Structure | ctypes.Array[ctypes.c_char],
+        self,
+        request: int,
+        kind: int,
+        buffer: ctypes.Structure | ctypes.Array[ctypes.c_char],
         size: int,
-    ) -> int:  # fmt: skip
+    ) -> int:
         vector = _IoVector(ctypes.addressof(buffer), size)
         _request(request, self.tid, kind, ctypes.addressof(vector))
         return int(vector.length)
@@ -334,7 +342,7 @@ def seize(tid: int, options: int = 0) -> Tracee:
         PermissionDenied: Linux does not let this user trace it.
     """
     try:
-        _request(_SEIZE, tid, 0, options)
+        _request(_SEIZE, tid, 0, options | _TRACESYSGOOD)
     except ProcessLookupError as error:
         raise NoSuchProcess(f"process {tid} does not exist (any more)") from error
     except PermissionError as error:

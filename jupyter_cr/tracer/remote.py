@@ -39,7 +39,7 @@ MAGIC = b"jupyter-cr workspace\n"
 """Found right behind the machine code, at the start of a workspace."""
 
 _CAPACITY = 500
-_IGNORED_BY_DEFAULT = (signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD)
+_IGNORED_BY_DEFAULT: tuple[int, ...] = (signal.SIGURG, signal.SIGWINCH, signal.SIGCHLD)
 ALL_SIGNALS = (1 << 64) - 1
 
 
@@ -131,6 +131,16 @@ class RemoteThread:
         """The signal mask to run batches with."""
         return ALL_SIGNALS & ~(1 << (self.signal - 1))
 
+    @property
+    def table(self) -> int:
+        """Where the entries of a batch are."""
+        return self.frame + self.workspace.frame_size
+
+    def argument_address(self, index: int, argument: int) -> int:
+        """Where a batch has an argument of its call number `index`: one call can fill in
+        what a later one is given."""
+        return self.table + index * arch.ENTRY_SIZE + 8 * (1 + argument)
+
     def run(self, calls: Sequence[Call]) -> list[Result]:
         """Have the calls made, in order.
 
@@ -159,7 +169,7 @@ class Batch:
         self.thread = thread
         self.calls: list[Call] = []
         self._outs: list[list[tuple[int, int]]] = []
-        table_address = thread.frame + thread.workspace.frame_size
+        table_address = thread.table
         limit = thread.workspace.slot_size - thread.workspace.frame_size
         self._table = bytearray()
         self._data = bytearray()
@@ -205,18 +215,10 @@ class Batch:
             self._data += argument.ljust(_space_of(argument), b"\0")
         return table_address + offset
 
-    def patch(self, index: int, argument: int, value: int) -> None:
-        """Change an argument of a call that has not been made yet, after `start`."""
-        thread = self.thread
-        entry = thread.frame + thread.workspace.frame_size + index * arch.ENTRY_SIZE
-        thread.workspace.memory.write(
-            entry + 8 * (1 + argument), struct.pack("<Q", value & ALL_SIGNALS)
-        )
-
     def start(self) -> None:
         """Let the thread go and make the calls."""
         thread = self.thread
-        table = thread.frame + thread.workspace.frame_size
+        table = thread.table
         thread.workspace.memory.write(table, self._table + self._data)
         thread.tracee.registers = arch.batch_registers(
             thread.base,
@@ -230,10 +232,11 @@ class Batch:
         )
         thread.tracee.resume()
 
-    def finish(self, *, stopped: bool = False) -> list[Result]:
+    def finish(self, first: Stop | None = None, *, stopped: bool = False) -> list[Result]:
         """Wait for the thread to have made them all; what they returned.
 
         Args:
+            first: a stop of it that has already been seen.
             stopped: it has already been seen to stop at the end.
 
         Raises: as `RemoteThread.run`.
@@ -241,7 +244,8 @@ class Batch:
         thread = self.thread
         ended = thread.workspace.address + arch.BATCH_END
         while not stopped:
-            stop = wait_for(thread.tracee.tid)
+            stop = first or wait_for(thread.tracee.tid)
+            first = None
             if _is_end(stop, thread) and (
                 thread.tracee.registers.instruction_pointer == ended
             ):
@@ -278,9 +282,8 @@ class Batch:
     def read_results(self) -> list[Result]:
         """What the calls made so far returned; 0 for the others."""
         thread = self.thread
-        table = thread.frame + thread.workspace.frame_size
         size = len(self._table) + len(self._data) if any(self._outs) else len(self._table)
-        content = thread.workspace.memory.read(table, size)
+        content = thread.workspace.memory.read(thread.table, size)
         values = (
             int.from_bytes(content[at + 56 : at + 64], "little", signed=True)
             for at in range(0, len(self._table), arch.ENTRY_SIZE)

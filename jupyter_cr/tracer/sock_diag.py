@@ -40,6 +40,10 @@ _UNIX_NAME, _UNIX_VFS, _UNIX_PEER, _UNIX_ICONS, _UNIX_RQLEN, _, _UNIX_SHUTDOWN =
 
 _INET_REQUEST = struct.Struct("=BBBxI48s")
 _INET_MESSAGE = struct.Struct("=BBBB2s2s16s16sI8xIIIII")
+_INET_INFO = 2
+_INET_SHOW_INFO = 1 << (_INET_INFO - 1)
+_BYTES_RECEIVED = struct.Struct("=128xQ")
+"""Of struct tcp_info (linux/tcp.h)."""
 
 
 class State(IntEnum):
@@ -103,6 +107,8 @@ class TcpSocket(msgspec.Struct, frozen=True):
     send_queue: int
     """Bytes not acknowledged by the other end; of a listener, its backlog."""
     uid: int
+    received: int
+    """Bytes received so far (tcpi_bytes_received, Linux 4.2)."""
 
 
 def unix_sockets() -> list[UnixSocket]:
@@ -130,7 +136,9 @@ def tcp_sockets(*families: int) -> list[TcpSocket]:
         _parse_inet(message)
         for family in families or (socket.AF_INET, socket.AF_INET6)
         for message in _iter_messages(
-            _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES, bytes(48))
+            _INET_REQUEST.pack(
+                family, socket.IPPROTO_TCP, _INET_SHOW_INFO, _ALL_STATES, bytes(48)
+            )
         )
     ]
 
@@ -221,4 +229,12 @@ def _parse_inet(body: memoryview) -> TcpSocket:
         receive,
         send,
         uid,
+        _parse_received(body),
     )
+
+
+def _parse_received(body: memoryview) -> int:
+    for kind, value in _iter_attributes(body[_INET_MESSAGE.size :]):
+        if kind == _INET_INFO and len(value) >= _BYTES_RECEIVED.size:
+            return int(_BYTES_RECEIVED.unpack_from(value)[0])
+    return 0

@@ -164,8 +164,11 @@ class Program:
         for pid in dict.fromkeys(family):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        with self.process:
-            self.process.kill()
+        self.process.wait(LIMIT)
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def session_of(leader: int) -> list[int]:

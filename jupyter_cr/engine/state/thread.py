@@ -79,7 +79,7 @@ def take_registers(tracee: Tracee) -> arch.Registers:
         raise Unsupported(
             f"thread {tracee.tid} runs 32-bit code", "Only 64-bit programs are supported."
         )
-    return registers
+    return arch.undisturbed(registers)
 
 
 def collect_calls() -> list[Call]:

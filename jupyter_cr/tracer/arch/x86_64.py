@@ -37,6 +37,7 @@ __all__ = [
     "seed_program",
     "settled",
     "signal_frame",
+    "undisturbed",
 ]
 
 PAGE: Final = 4096
@@ -154,7 +155,7 @@ _UNBLOCKABLE_TRAP_FLAG: Final = 1 << 8
 class Registers(ctypes.Structure):
     """struct user_regs_struct, as PTRACE_GETREGSET gives it for NT_PRSTATUS."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, ctypes.c_uint64)
         for name in (
             "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs "
@@ -241,6 +242,35 @@ def settled(registers: Registers) -> Registers:
         elif error == _ERESTART_RESTARTBLOCK:
             new.rax = (1 << 64) - _EINTR
     new.orig_rax = _NOT_IN_A_CALL
+    return new
+
+
+# Number of the call -> which register says that it waits without a limit of time.
+_WAITING_FOR_EVER: Final = {
+    232: ("r10", "int"),  # epoll_wait
+    281: ("r10", "int"),  # epoll_pwait
+    441: ("r10", "pointer"),  # epoll_pwait2
+    128: ("rdx", "pointer"),  # rt_sigtimedwait
+}
+
+
+def undisturbed(registers: Registers) -> Registers:
+    """The registers of a thread that was stopped, without a trace of that.
+
+    A few calls report EINTR after any stop (signal(7), "Interruption of system calls
+    by stop signals"). One that would have waited for ever is made again instead, as
+    Linux does with all others, unless a signal handler is to run. With a limit it
+    stays interrupted: the limit would begin anew.
+    """
+    name, kind = _WAITING_FOR_EVER.get(registers.orig_rax, ("", ""))
+    if not name or registers.result != -_EINTR:
+        return registers
+    value = getattr(registers, name)
+    for_ever = ctypes.c_int(value).value < 0 if kind == "int" else value == 0
+    if not for_ever:
+        return registers
+    new = registers.copy()
+    new.rax = (1 << 64) - _ERESTARTNOHAND
     return new
 
 
