@@ -47,7 +47,17 @@ __all__ = [
     "TargetError",
     "Unsupported",
     "UsageError",
+    "printable",
 ]
+
+
+def printable(text: str) -> str:
+    """The text with ``\\xNN`` for each byte that was no UTF-8 where it came from (a
+    lone surrogate, PEP 383): file names and command lines on Linux may hold any."""
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
 
 
 class CheckpointRestoreError(Exception):
@@ -63,8 +73,8 @@ class CheckpointRestoreError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = printable(hint)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message

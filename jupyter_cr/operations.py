@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jupyter_cr import __version__
-from jupyter_cr.errors import StorageError, UsageError
+from jupyter_cr.errors import StorageError, UsageError, printable
 from jupyter_cr.image import Header, KernelFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.kernels.connection import (
@@ -33,6 +33,7 @@ from jupyter_cr.store.twins import end_twins
 
 if TYPE_CHECKING:
     from jupyter_cr.engine.checkpoint import CheckpointOutcome
+    from jupyter_cr.engine.describe import SnapshotDescription
     from jupyter_cr.engine.restore import RestoreOutcome
     from jupyter_cr.image import ImageReader, ImageWriter
 
@@ -88,6 +89,8 @@ class SnapshotDetails(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: Snapshot
     header: Header
     outcome: Outcome | None
+    content: SnapshotDescription
+    """Processes, their descriptors, and memory by kind."""
 
 
 class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -324,7 +327,7 @@ def _restore_result(
         pid=outcome.pid,
         connection_file=str(path) if path else None,
         elapsed_ms=outcome.elapsed_ms,
-        warnings=(*outcome.warnings, *more),
+        warnings=tuple(map(printable, (*outcome.warnings, *more))),
     )
 
 
@@ -345,8 +348,13 @@ def show_snapshot(name: str, *, store: Store | None = None) -> SnapshotDetails:
     """
     store = store or Store()
     with store.open(name) as reader:
+        from jupyter_cr.engine.describe import describe_snapshot
+
         return SnapshotDetails(
-            snapshot=store.summary(name), header=reader.header, outcome=reader.outcome
+            snapshot=store.summary(name),
+            header=reader.header,
+            outcome=reader.outcome,
+            content=describe_snapshot(reader),
         )
 
 

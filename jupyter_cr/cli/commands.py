@@ -111,7 +111,7 @@ def list_command(as_json: bool) -> None:
 @_json_option
 @_debug_option
 def show(name: str, as_json: bool) -> None:
-    """What is in a snapshot."""
+    """What is in a snapshot: processes, descriptors, memory by kind."""
     from jupyter_cr.operations import show_snapshot
 
     details = show_snapshot(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
 if TYPE_CHECKING:
+    from jupyter_cr.engine.describe import ProcessDescription, SnapshotDescription
     from jupyter_cr.image.records import ProcessOutcome
     from jupyter_cr.operations import (
         CheckpointResult,
@@ -34,6 +37,7 @@ __all__ = [
 
 _STATE_STYLES = {"warm": "green", "durable": "", "corrupt": "red", "future": "yellow"}
 _PIPE_WIDTH = 160
+_COMMAND_LENGTH = 100
 
 
 def _console() -> Console:
@@ -135,7 +139,7 @@ def show_list(snapshots: Sequence[Snapshot]) -> None:
 
 
 def show_details(details: SnapshotDetails) -> None:
-    """What a snapshot is, where it was taken, and its processes."""
+    """What a snapshot is, where it was taken, and all that is in it."""
     console = _console()
     header, snapshot = details.header, details.snapshot
     rows = [
@@ -157,9 +161,64 @@ def show_details(details: SnapshotDetails) -> None:
         if value:
             grid.add_row(f"[bold]{label}[/]", escape(value))
     console.print(grid)
-    if details.outcome:
+    content = details.content
+    if content.processes:
         console.print()
-        console.print(_processes(details.outcome.processes))
+        console.print(_process_tree(content.processes))
+        console.print(_memory(content))
+    for process in content.processes:
+        if process.descriptors:
+            console.print(_descriptors(process))
+
+
+def _process_tree(processes: Sequence[ProcessDescription]) -> Tree:
+    pids = {process.pid for process in processes}
+    top = Tree("[bold]processes[/]")
+    branches: dict[int, Tree] = {}
+    for process in processes:
+        parent = branches[process.ppid] if process.ppid in pids else top
+        branches[process.pid] = parent.add(_process_line(process))
+    return top
+
+
+def _process_line(process: ProcessDescription) -> str:
+    command = shlex.join(process.command)
+    if len(command) > _COMMAND_LENGTH:
+        command = command[:_COMMAND_LENGTH] + "..."
+    count = len(process.threads)
+    threads = "" if process.state == "zombie" else f", {count} thread{'s' * (count != 1)}"
+    return (
+        f"[bold]{process.pid}[/] {escape(process.name)} ({process.state}{threads}) "
+        f"[dim]{escape(command)}[/]"
+    )
+
+
+def _memory(content: SnapshotDescription) -> Table:
+    right = ("pid", "mappings", "virtual", "stored")
+    table = _table("pid", "memory", "mappings", "virtual", "stored", right=right)
+    for process in content.processes:
+        for memory in process.memory:
+            table.add_row(
+                str(process.pid),
+                memory.kind,
+                str(memory.mappings),
+                _size(memory.virtual),
+                _size(memory.stored),
+            )
+    for shared in content.shared:
+        name = f"shared: {escape(shared.name)}"
+        table.add_row("", name, "", _size(shared.size), _size(shared.stored))
+    table.add_row("", "[bold]total[/]", "", "", _size(content.stored))
+    return table
+
+
+def _descriptors(process: ProcessDescription) -> Table:
+    table = _table("fd", "kind", "what", right=("fd",))
+    table.title = f"descriptors of {process.pid} {escape(process.name)}"
+    table.title_justify = "left"
+    for descriptor in process.descriptors:
+        table.add_row(str(descriptor.fd), descriptor.kind, escape(descriptor.what))
+    return table
 
 
 def show_verified(result: VerifyResult) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from jupyter_cr.engine.open_file_table import FileTable
 from jupyter_cr.engine.remote_process import RemoteProcess
 from jupyter_cr.engine.shared_memory import save_shared_memory
 from jupyter_cr.engine.state import process
+from jupyter_cr.engine.state.address_space import Region
 from jupyter_cr.engine.streams import SnapshotWriter
 from jupyter_cr.engine.survey import Survey, survey_tree
 from jupyter_cr.engine.twin import Twin, make_twin, park_twins
 from jupyter_cr.errors import TargetError
 from jupyter_cr.tracer.handover import Handover
-from jupyter_cr.tracer.proc.maps import vm_flags
+from jupyter_cr.tracer.proc.maps import Mapping, read_maps, vm_flags
 
 __all__ = ["CheckpointOutcome", "ProcessSummary", "Progress", "checkpoint_tree"]
 
@@ -139,7 +141,13 @@ def _freeze_and_clone(pid: int, survey: Survey) -> _Taken:
             with collect_tree(freezing.tree, survey) as collected:
                 for outer, remote in collected.remotes.items():
                     flags = _special_inheritance(remote, survey)
-                    twins[outer] = make_twin(remote, flags)
+                    attributes = _record_of(
+                        collected.processes, remote.frozen.inner_pid
+                    ).attributes
+                    assert attributes is not None
+                    twins[outer] = make_twin(
+                        remote, flags, is_subreaper=bool(attributes.child_subreaper)
+                    )
                     on_error.callback(twins[outer].end)
         on_error.pop_all()
         return _Taken(collected, twins, freezing.downtime_ms, identity)
@@ -165,14 +173,30 @@ def _is_outdated(taken: _Taken, survey: Survey) -> bool:
         before = survey.processes[outer].flags
         record = _record_of(taken.collected.processes, twin.of)
         assert record.layout is not None
-        for region in record.layout.regions:
-            now = flags.get(region.start)
-            if now is None or (now ^ before.get(region.start, now)) & {"dc", "wf"}:
-                return True
+        if any("wf" in codes and "dp" not in codes for codes in flags.values()):
+            return True
+        if not _covers(read_maps(twin.pid), record.layout.regions):
+            return True
         survey.processes[outer].flags.update(
             {s: f | (before.get(s, f) & {"lo", "lf"}) for s, f in flags.items()}
         )
     return False
+
+
+def _covers(maps: Sequence[Mapping], regions: Sequence[Region]) -> bool:
+    """Whether there is memory wherever there was a region."""
+    ends = {}
+    for mapping in maps:
+        ends[mapping.start] = mapping.end
+    starts = sorted(ends)
+    for region in regions:
+        at = region.start
+        while at < region.end:
+            index = bisect_right(starts, at) - 1
+            if index < 0 or ends[starts[index]] <= at:
+                return False
+            at = ends[starts[index]]
+    return True
 
 
 def _record_of(records: Sequence[process.Record], pid: int) -> process.Record:

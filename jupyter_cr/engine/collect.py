@@ -91,7 +91,7 @@ def _collect_process(
     if frozen.is_zombie:
         return process.Record(
             ids=ids,
-            name=frozen.status.name,
+            comm=os.fsencode(frozen.status.name),
             command=(),
             zombie_status=frozen.stat.exit_code,
         )
@@ -104,7 +104,7 @@ def _collect_process(
     regions = address_space.classify(frozen.pid, remote.maps, flags, _on_tmpfs(remote.maps))
     return process.Record(
         ids=ids,
-        name=frozen.status.name,
+        comm=os.fsencode(frozen.status.name),
         command=process.read_command(frozen.pid),
         is_stopped=frozen.is_stopped,
         cwd=_directory(frozen, "cwd"),
@@ -190,14 +190,14 @@ def _on_tmpfs(maps: Sequence[MemoryMapping]) -> set[str]:
     return tmpfs_paths(m.path for m in maps if m.shared and m.is_file and not m.deleted)
 
 
-def _directory(frozen: FrozenProcess, which: str) -> str:
+def _directory(frozen: FrozenProcess, which: str) -> bytes:
     path = os.readlink(f"/proc/{frozen.pid}/{which}")
     if path.endswith(_DELETED):
         raise Unsupported(
             f"process {frozen.inner_pid}: its {which} {path} no longer exists",
             "Let it change to a directory that does (os.chdir), and try again.",
         )
-    return path
+    return os.fsencode(path)
 
 
 def _refuse_foreign(tree: FrozenTree) -> None:

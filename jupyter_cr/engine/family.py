@@ -148,9 +148,11 @@ def _plan_orphan(planner: _Planner, record: process.Record) -> None:
     _plan(planner, record, helper)
 
 
-def grow_family(init: Seed, records: Sequence[process.Record]) -> Family:
-    """Clone all processes, then put them into their process groups. Helpers are gone
-    at the end; zombies are still seeds.
+def grow_family(
+    init: Seed, records: Sequence[process.Record], given: Mapping[int, Seed]
+) -> Family:
+    """Clone all processes but those that are `given` already, then put them into their
+    process groups. Helpers are gone at the end; zombies are still seeds.
 
     Raises:
         PidTaken: somebody in the namespace has one of the pids.
@@ -161,7 +163,7 @@ def grow_family(init: Seed, records: Sequence[process.Record]) -> Family:
         if birth.creator == birth.pid:
             family.seeds[birth.pid].thread.call("setsid")
             continue
-        seed = clone_seed(
+        seed = given.get(birth.pid) or clone_seed(
             family.seeds[birth.creator], birth.pid, exit_signal=birth.exit_signal
         )
         family.seeds[birth.pid] = seed

@@ -55,8 +55,8 @@ class FrozenProcess:
 
     @property
     def is_zombie(self) -> bool:
-        """It has ended, and its parent has not asked how."""
-        return self.status.state == "Z"
+        """It has ended, with all its threads, and its parent has not asked how."""
+        return self.status.state == "Z" and self.status.threads <= 1
 
     @property
     def has_ended(self) -> bool:
@@ -208,13 +208,22 @@ def _freeze_process(tree: FrozenTree, pid: int) -> None:
         if pid == tree.root:
             raise
         tree.processes.pop(pid, None)
-        return
+        if not _has_become_zombie(process):
+            return
     tree.processes[pid] = process
     if not process.is_zombie and pid not in process.threads:
         raise Unsupported(
             f"process {pid}: its first thread has ended while others run",
             "Such a process cannot be restored: end it, and try again.",
         )
+
+
+def _has_become_zombie(process: FrozenProcess) -> bool:
+    """Whether one that ended when it was to be stopped still has something to say."""
+    with suppress(NoSuchProcess):
+        process.look()
+        return process.is_zombie
+    return False
 
 
 def _stop_threads(tree: FrozenTree, process: FrozenProcess) -> None:

@@ -48,17 +48,26 @@ def _text_of(pid: int) -> str:
     return f"{boot}:{read_stat(pid).starttime}:{pid}"
 
 
-def find_tree(identity: Identity) -> int | None:
-    """The pid, as we see it, of the living root with that identity."""
+def find_tree(identity: Identity, apart_from: int) -> int | None:
+    """The pid, as we see it, of the living root with that identity; but not of the one
+    that is being built under process `apart_from`."""
     for pid in list_pids():
         try:
             if _inner_pid(pid) != identity.root or read_stat(pid).state == "Z":
                 continue
-            if _text_of(pid) == identity.text:
+            if _text_of(pid) == identity.text and not _is_under(pid, apart_from):
                 return pid
         except (CheckpointRestoreError, OSError):
             continue
     return None
+
+
+def _is_under(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        pid = read_stat(pid).ppid
+        if pid == ancestor:
+            return True
+    return False
 
 
 def _inner_pid(pid: int) -> int:

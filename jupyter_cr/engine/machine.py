@@ -61,16 +61,21 @@ class Machine(msgspec.Struct, frozen=True):
 class FileIdentity(msgspec.Struct, frozen=True):
     """A file that is mapped: executables and libraries."""
 
-    path: str
+    raw_path: bytes
     size: int
     mtime_ns: int
     build_id: bytes
+
+    @property
+    def path(self) -> str:
+        """As `os` takes it; bytes that are no UTF-8 are lone surrogates (PEP 383)."""
+        return os.fsdecode(self.raw_path)
 
     @classmethod
     def of(cls, path: str) -> FileIdentity:
         """As it is now. Raises OSError."""
         found = os.stat(path)
-        return cls(path, found.st_size, found.st_mtime_ns, _build_id(path))
+        return cls(os.fsencode(path), found.st_size, found.st_mtime_ns, _build_id(path))
 
 
 class FileIdentities(msgspec.Struct, frozen=True):

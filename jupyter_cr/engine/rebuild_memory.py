@@ -25,9 +25,20 @@ from jupyter_cr.tracer.arch.x86_64 import PAGE
 from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
-from jupyter_cr.tracer.proc.maps import read_maps
+from jupyter_cr.tracer.proc.maps import find_gap, read_maps
 
-__all__ = ["FileKey", "MappedFiles", "file_keys", "fill_memory", "finish_memory", "lay_out"]
+__all__ = [
+    "FileKey",
+    "MappedFiles",
+    "clear",
+    "file_keys",
+    "fill_memory",
+    "finish_clone",
+    "finish_memory",
+    "lay_out",
+    "map_shared",
+    "shared_keys",
+]
 
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _MOST_GIVEN = 200
@@ -54,6 +65,11 @@ def file_keys(layouts: Sequence[Layout]) -> list[FileKey]:
             if key is not None:
                 found[key] = None
     return list(found)
+
+
+def shared_keys(layouts: Sequence[Layout]) -> list[FileKey]:
+    """Those of shared memory objects only."""
+    return [key for key in file_keys(layouts) if key[0] == "shared"]
 
 
 @dataclass(frozen=True)
@@ -88,16 +104,37 @@ class MappedFiles:
 
 def lay_out(seed: Seed, layout: Layout, files: MappedFiles, handover: Handover) -> None:
     """Replace all mappings of the seed but its workspace by those of the layout."""
+    seed.thread.run(_clear_calls(_own_mappings(seed), layout))
+    _map_regions(seed, layout.regions, files, handover)
+
+
+def clear(seed: Seed) -> None:
+    """Unmap all that the seed has but its workspace."""
+    seed.thread.run(
+        [Call("munmap", (mapping.start, mapping.size)) for mapping in _own_mappings(seed)]
+    )
+
+
+def _own_mappings(seed: Seed) -> list[MemoryMapping]:
     workspace = seed.workspace
-    own = [
+    return [
         mapping
         for mapping in read_maps(seed.outer_pid)
-        if mapping.start != workspace.address
-        and not (workspace.address <= mapping.start < workspace.address + workspace.size)
+        if not workspace.address <= mapping.start < workspace.address + workspace.size
         and not mapping.is_vsyscall
     ]
-    seed.thread.run(_clear_calls(own, layout))
-    for group in _groups(layout.regions):
+
+
+def map_shared(seed: Seed, layout: Layout, files: MappedFiles, handover: Handover) -> None:
+    """Put shared memory of its own where a clone still has the original's."""
+    shared = [region for region in layout.regions if region.content == "shared"]
+    _map_regions(seed, shared, files, handover)
+
+
+def _map_regions(
+    seed: Seed, regions: Sequence[Region], files: MappedFiles, handover: Handover
+) -> None:
+    for group in _groups(regions):
         keys = list(dict.fromkeys(key for r in group if (key := file_key(r)) is not None))
         numbers = handover.give(seed.thread, [files.fds[key] for key in keys]) if keys else []
         theirs = dict(zip(keys, numbers, strict=True))
@@ -164,8 +201,6 @@ def _move(start: int, size: int, to: int) -> Call:
 def _parking(
     own: Sequence[MemoryMapping], layout: Layout, special: Sequence[MemoryMapping]
 ) -> dict[str, int]:
-    from jupyter_cr.tracer.proc.maps import find_gap
-
     occupied = [(m.start, m.end) for m in own] + layout.occupied
     place = find_gap(occupied, sum(m.size + PAGE for m in special) + PAGE, low=1 << 32)
     places = {}
@@ -224,13 +259,7 @@ def finish_memory(
         wipe: leave out what fork(2) would wipe (MADV_WIPEONFORK): it is there so that
             no two processes draw the same random numbers.
     """
-    calls = []
-    if wipe:
-        calls += [
-            Call("madvise", (region.start, region.size, _MADV_DONTNEED))
-            for region in layout.regions
-            if "wf" in region.flags
-        ]
+    calls = _wipe_calls(layout) if wipe else []
     for region in layout.regions:
         if region.content != "special":
             calls += protect_calls(region)
@@ -247,4 +276,24 @@ def finish_memory(
         seed.thread.call("close", theirs)
 
 
+def finish_clone(seed: Seed, layout: Layout) -> None:
+    """What `finish_memory` does, for a clone of a twin: that is all a twin has lost."""
+    calls = _wipe_calls(layout)
+    for region in layout.regions:
+        if region.has_own_pages and not region.protection & _PROT_READ:
+            calls.append(Call("mprotect", (region.start, region.size, region.protection)))
+        if {"dc", "wf", "lo"} & set(region.flags):
+            calls += advice_calls(region, before_filling=False)
+    seed.thread.run(calls)
+
+
+def _wipe_calls(layout: Layout) -> list[Call]:
+    return [
+        Call("madvise", (region.start, region.size, _MADV_DONTNEED))
+        for region in layout.regions
+        if "wf" in region.flags
+    ]
+
+
 _MADV_DONTNEED = 4
+_PROT_READ = 1

@@ -79,17 +79,18 @@ def _change_directories(seed: Seed, record: process.Record, handover: Handover) 
         for fd in fds:
             os.close(fd)
     calls = [Call("fchdir", (cwd,))]
-    if record.root != "/":
+    if record.root != b"/":
         calls = [Call("fchdir", (root,)), Call("chroot", (b".\0",)), *calls]
     seed.thread.run([*calls, Call("close", (root,)), Call("close", (cwd,))])
 
 
-def _open_directory(record: process.Record, path: str) -> int:
+def _open_directory(record: process.Record, path: bytes) -> int:
     try:
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise RestoreError(
-            f"process {record.pid} ({record.name}) was in the directory {path}, which "
+            f"process {record.pid} ({record.name}) was in the directory "
+            f"{os.fsdecode(path)}, which "
             f"cannot be opened: {error.strerror}",
             "Make the directory again.",
         ) from error

@@ -11,7 +11,7 @@ import resource
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,10 @@ from jupyter_cr.engine.rebuild_shared import fill_shared_memory, rebuild_shared_
 from jupyter_cr.engine.replace import RunningTree
 from jupyter_cr.engine.seed import Seed, spare_workspace_size
 from jupyter_cr.engine.state import process
+from jupyter_cr.engine.state.address_space import Layout
 from jupyter_cr.engine.streams import SnapshotReader
+from jupyter_cr.engine.twin import ParkedTwin, read_twins
+from jupyter_cr.engine.warm import can_start_warm, start_warm
 from jupyter_cr.errors import CorruptImage
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import find_gap
@@ -91,6 +94,10 @@ class _Snapshot:
     def living(self) -> list[process.Record]:
         """All but the zombies."""
         return [record for record in self.processes if record.layout is not None]
+
+    def layouts(self, pids: Collection[int]) -> list[Layout]:
+        """Of those processes, as far as they live."""
+        return [r.layout for r in self.processes if r.layout is not None and r.pid in pids]
 
 
 def _only(reader: SnapshotReader, cls: type[S]) -> S:
@@ -160,7 +167,7 @@ def restore_tree(
         )
         check = _Check(reader)
         handover = stack.enter_context(Handover())
-        site = _break_ground(snapshot, rebuilding, directory.name)
+        site = _break_ground(snapshot, rebuilding, directory, handover)
         try:
             front_ends = _build(snapshot, site, rebuilding, check, handover, report)
             for record in snapshot.living:
@@ -192,13 +199,18 @@ def _silent(phase: str, share: float) -> None:
 
 @dataclass(frozen=True)
 class _Site:
-    """Where it is built: seeds for all processes, in their namespace."""
+    """Where it is built: seeds for all processes, in their namespace; those that are
+    `warm` have their memory already."""
 
     container: Container
     family: Family
+    warm: frozenset[int]
 
 
-def _break_ground(snapshot: _Snapshot, rebuilding: Rebuilding, name: str) -> _Site:
+def _break_ground(
+    snapshot: _Snapshot, rebuilding: Rebuilding, directory: Path, handover: Handover
+) -> _Site:
+    twin = _find_twin(snapshot, directory) if rebuilding.mode == "fork" else None
     threads = max(len(record.threads) for record in snapshot.living)
     occupied = [
         bounds
@@ -209,13 +221,26 @@ def _break_ground(snapshot: _Snapshot, rebuilding: Rebuilding, name: str) -> _Si
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if rebuilding.mode == "restore" else str(uuid.uuid4())
     container = make_container(
-        address, threads, [SEED_NAME, identity, name], rebuilding.warnings.append
+        address, threads, [SEED_NAME, identity, directory.name], rebuilding.warnings.append
     )
     try:
-        return _Site(container, grow_family(container.init, snapshot.processes))
+        given: dict[int, Seed] = {}
+        if twin is not None:
+            given = start_warm(twin, container, snapshot.processes, handover)
+        family = grow_family(container.init, snapshot.processes, given)
+        warm = frozenset({record.pid for record in snapshot.living} & set(given))
+        return _Site(container, family, warm)
     except BaseException:
         container.supervisor.kill()
         raise
+
+
+def _find_twin(snapshot: _Snapshot, directory: Path) -> ParkedTwin | None:
+    """The root's twin, if a fork can begin with it."""
+    for twin in read_twins(directory):
+        if twin.of == snapshot.identity.root and can_start_warm(snapshot.living, twin):
+            return twin
+    return None
 
 
 def _build(
@@ -238,7 +263,10 @@ def _build(
         report("restore", filled / total)
 
     shared = rebuild_shared_memory(snapshot.shared, rebuilding)
-    keys = rebuild_memory.file_keys([r.layout for r in snapshot.living if r.layout])
+    keys = [
+        *rebuild_memory.file_keys(snapshot.layouts(set(seeds) - site.warm)),
+        *rebuild_memory.shared_keys(snapshot.layouts(site.warm)),
+    ]
     mapped = rebuild_memory.MappedFiles.open_paths(keys, shared)
     for (kind, _, _), fd in mapped.fds.items():
         if kind == "path":
@@ -246,6 +274,10 @@ def _build(
     for record in snapshot.living:
         assert record.layout is not None
         seed, stored = seeds[record.pid], snapshot.pages[record.pid]
+        if record.pid in site.warm:
+            rebuild_memory.map_shared(seed, record.layout, mapped, handover)
+            rebuild_memory.finish_clone(seed, record.layout)
+            continue
         rebuild_memory.lay_out(seed, record.layout, mapped, handover)
         rebuild_memory.fill_memory(seed, stored.runs, pages_fd, handover, advance)
         executable = mapped.fds.get(("path", record.layout.executable, False))
@@ -257,8 +289,11 @@ def _build(
             handover,
             wipe=rebuilding.mode == "fork",
         )
-    check.result()
-    expected = _end_running(snapshot, rebuilding) if rebuilding.mode == "restore" else {}
+    if set(seeds) - site.warm:
+        check.result()
+    expected: dict[int, int] = {}
+    if rebuilding.mode == "restore":
+        expected = _end_running(snapshot, rebuilding, site.container.supervisor.outer_pid)
     fill_shared_memory(snapshot.shared, shared, pages_fd)
     made = rebuild_files(snapshot.files.files, rebuilding)
     for record in snapshot.living:
@@ -274,9 +309,11 @@ def _build(
     return FrontEnds.expect(listeners, expected)
 
 
-def _end_running(snapshot: _Snapshot, rebuilding: Rebuilding) -> dict[int, int]:
+def _end_running(
+    snapshot: _Snapshot, rebuilding: Rebuilding, supervisor: int
+) -> dict[int, int]:
     """End the tree that runs now, if any; how many front ends each port had."""
-    root = find_tree(snapshot.identity)
+    root = find_tree(snapshot.identity, apart_from=supervisor)
     if root is None:
         return {}
     running = RunningTree(root)

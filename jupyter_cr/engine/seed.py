@@ -22,7 +22,7 @@ from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize, wait_any
 from jupyter_cr.tracer.remote import ALL_SIGNALS, Batch, CallFailed, RemoteThread, Workspace
 
-__all__ = ["Seed", "clone_seed", "clone_threads", "plant", "spare_workspace_size"]
+__all__ = ["Seed", "adopt_seed", "clone_seed", "clone_threads", "plant", "spare_workspace_size"]
 
 _CLONE_PTRACE = 0x2000
 _THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
@@ -142,6 +142,11 @@ def _seed_of(tracee: Tracee, workspace: Workspace) -> Seed:
     thread = RemoteThread(tracee, workspace, pid, pid, _SIGNAL, 0, tracee.registers)
     tracee.signal_mask = _MASK
     return Seed(thread, {pid: thread})
+
+
+def adopt_seed(thread: RemoteThread) -> Seed:
+    """A seed of a clone that was made otherwise, and has a workspace already."""
+    return _seed_of(thread.tracee, thread.workspace)
 
 
 def clone_seed(

@@ -36,11 +36,21 @@ class Record(msgspec.Struct, frozen=True):
     device: tuple[int, int]
     inode: int
     size: int
-    path: str
-    name: str
+    raw_path: bytes
+    raw_name: bytes
     mode: int
     held: bool
     runs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def path(self) -> str:
+        """As `os` takes it; bytes that are no UTF-8 are lone surrogates (PEP 383)."""
+        return os.fsdecode(self.raw_path)
+
+    @property
+    def name(self) -> str:
+        """The same."""
+        return os.fsdecode(self.raw_name)
 
 
 @dataclass
@@ -187,8 +197,8 @@ def _record_of(copy: Copy, runs: tuple[tuple[int, int, int], ...]) -> Record:
         region.device,
         region.inode,
         size,
-        region.path if named else "",
-        os.path.basename(region.path.removesuffix(_DELETED)),
+        region.raw_path if named else b"",
+        os.path.basename(os.fsencode(region.path.removesuffix(_DELETED))),
         mode,
         copy.held,
         runs,

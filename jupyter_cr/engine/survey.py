@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jupyter_cr.errors import NoSuchProcess, UsageError
+from jupyter_cr.errors import TargetError, Unsupported, UsageError
 from jupyter_cr.tracer.injection import Gadgets, find_gadgets
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.maps import Mapping, read_maps, vm_flags
@@ -47,7 +47,8 @@ class Survey:
 
 
 def survey_tree(root: int) -> Survey:
-    """Look at the tree of process `root`.
+    """Look at the tree of process `root`. What cannot be looked at now is looked at
+    when it is frozen.
 
     Raises:
         NoSuchProcess, PermissionDenied: it cannot be looked at.
@@ -62,9 +63,12 @@ def survey_tree(root: int) -> Survey:
             if read_stat(pid).state != "Z":
                 survey.processes[pid] = survey_process(pid)
             pending += list_children(pid)
-        except NoSuchProcess:
+        except TargetError:
             if pid == root:
                 raise
+        except Unsupported:
+            # One that is ending or executing a program has no mappings for a moment.
+            continue
     return survey
 
 

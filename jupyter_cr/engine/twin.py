@@ -16,12 +16,15 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jupyter_cr.engine.remote_process import RemoteProcess
+from jupyter_cr.engine.state import signal_actions
 from jupyter_cr.errors import (
+    AlreadyTraced,
     CheckpointRestoreError,
     EngineError,
     TargetError,
@@ -33,7 +36,7 @@ from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Stop, Tracee, seize, wait_any
-from jupyter_cr.tracer.remote import Batch, RemoteThread, Workspace
+from jupyter_cr.tracer.remote import ALL_SIGNALS, Batch, RemoteThread, Workspace
 
 __all__ = [
     "TWINS_FILE",
@@ -54,7 +57,7 @@ _WALL = 0x40000000
 _NOBODY = -(1 << 31) + 1
 _MADV_DONTFORK, _MADV_DOFORK = 10, 11
 _MADV_WIPEONFORK, _MADV_KEEPONFORK = 18, 19
-_PR_SET_NAME = 15
+_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
 _ALL_FDS = 0xFFFFFFFF
 
 
@@ -80,7 +83,12 @@ class Twin:
         first to go when memory runs out."""
         name = b"jupyter-cr twin\0"
         self.thread.run(
-            [Call("setsid"), Call("prctl", (_PR_SET_NAME, name)), Call("chdir", (b"/\0",))]
+            [
+                Call("setsid"),
+                Call("prctl", (_PR_SET_NAME, name)),
+                Call("chdir", (b"/\0",)),
+                *signal_actions.rebuild_calls(signal_actions.Record({})),
+            ]
         )
         with contextlib.suppress(OSError):
             Path(f"/proc/{self.pid}/oom_score_adj").write_text("1000")
@@ -93,12 +101,17 @@ class Twin:
         self.memory.close()
 
     def park(self) -> ParkedTwin:
-        """Leave it, waiting for whoever needs it next."""
+        """Leave it, waiting for whoever needs it next. Should that one die, it comes
+        back to where it is parked, by the frame that is written here."""
         tracee = self.thread.tracee
-        tracee.registers = arch.park_registers(
-            tracee.registers, self.thread.workspace.address
-        )
         workspace = self.thread.workspace
+        parked_at = arch.park_registers(tracee.registers, workspace.address)
+        frame = arch.signal_frame(
+            parked_at, tracee.xstate, ALL_SIGNALS, self.thread.frame
+        )
+        self.memory.write(self.thread.frame, frame)
+        tracee.registers = parked_at
+        tracee.signal_mask = ALL_SIGNALS
         parked = ParkedTwin(
             self.of,
             self.pid,
@@ -141,9 +154,7 @@ class ParkedTwin:
         Raises:
             TargetError: it is gone.
         """
-        if not self.is_alive:
-            raise TargetError(f"the twin of process {self.of} is gone")
-        tracee = seize(self.pid)
+        tracee = self._seize()
         tracee.interrupt()
         tracee.wait_for_event_stop(2.0)
         inner = read_status(self.pid).ns_tgid[-1]
@@ -153,22 +164,46 @@ class ParkedTwin:
         thread = RemoteThread(
             tracee, workspace, inner, inner, signal.SIGURG, 0, tracee.registers
         )
+        tracee.signal_mask = thread.mask
         return Twin(self.of, thread)
+
+    def _seize(self) -> Tracee:
+        """Waits for its turn while another fork has it."""
+        deadline = time.monotonic() + _TURN_LIMIT
+        while True:
+            if not self.is_alive:
+                raise TargetError(f"the twin of process {self.of} is gone")
+            try:
+                return seize(self.pid)
+            except AlreadyTraced:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.002)
+
+
+_TURN_LIMIT = 20.0
 
 
 def make_twin(
-    remote: RemoteProcess, flags: Mapping[int, tuple[int, frozenset[str]]]
+    remote: RemoteProcess,
+    flags: Mapping[int, tuple[int, frozenset[str]]],
+    *,
+    is_subreaper: bool = False,
 ) -> Twin:
     """Clone a frozen process.
 
     Args:
         flags: start -> (end, VmFlags) of its regions that fork(2) leaves out or wipes;
             they are inherited this once.
+        is_subreaper: It adopts orphans (PR_SET_CHILD_SUBREAPER), but not the twin.
 
     Raises:
         TargetError: no memory, or too many processes.
     """
     before, after = _inheritance(flags)
+    if is_subreaper:
+        before.append(Call("prctl", (_PR_SET_CHILD_SUBREAPER, 0)))
+        after.append(Call("prctl", (_PR_SET_CHILD_SUBREAPER, 1)))
     flagged = _CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE | _CLONE_PARENT_SETTID
     reaped = remote.leader.argument_address(len(before) + 1, 0)
     clone = Call("clone", (flagged, 0, reaped, 0, 0), optional=True)

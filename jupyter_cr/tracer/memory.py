@@ -21,7 +21,7 @@ class Memory:
         self.pid = pid
         try:
             self.fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ProcessLookupError) as error:
             raise NoSuchProcess(f"process {pid} does not exist (any more)") from error
         except PermissionError as error:
             raise PermissionDenied(

@@ -347,6 +347,8 @@ def seize(tid: int, options: int = 0) -> Tracee:
         raise NoSuchProcess(f"process {tid} does not exist (any more)") from error
     except PermissionError as error:
         status = read_status(tid)
+        if status.state in "ZX":
+            raise NoSuchProcess(f"process {tid} has ended") from error
         if status.tracer_pid:
             raise AlreadyTraced(
                 f"process {tid} is traced by process {status.tracer_pid}",

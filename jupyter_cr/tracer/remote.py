@@ -252,7 +252,7 @@ class Batch:
                 break
             self._refuse_fault(stop)
             self._pass_by(stop)
-        return self._checked(self.read_results())
+        return self.check_results()
 
     def _refuse_fault(self, stop: Stop) -> None:
         faults = (signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGTRAP)
@@ -273,7 +273,9 @@ class Batch:
         else:
             tracee.deliver(stop.signal)
 
-    def _checked(self, results: list[Result]) -> list[Result]:
+    def check_results(self) -> list[Result]:
+        """What the calls made so far returned; raises CallFailed as `finish`."""
+        results = self.read_results()
         for call, result in zip(self.calls, results, strict=True):
             if -4096 < result.value < 0 and not call.optional:
                 raise CallFailed(self.thread.pid, call, -result.value)

@@ -89,7 +89,7 @@ def attributes():
     libc.prctl(37, ctypes.byref(word))
     return (death, word.value, libc.prctl(30), libc.prctl(3), os.nice(0),
             resource.getrlimit(resource.RLIMIT_NOFILE), os.getpgid(0), os.getsid(0),
-            os.sched_getaffinity(0), signal.sigpending(), os.getcwd(),
+            os.sched_getaffinity(0), signal.sigpending(), os.readlink("/proc/self/cwd"),
             int(signal.getitimer(signal.ITIMER_VIRTUAL)[0]) in (999, 1000),
             signal.getitimer(signal.ITIMER_VIRTUAL)[1], file.tell())
 
@@ -170,7 +170,7 @@ def advise(address, what, size=SIZE):
 def protect(address, prot):
     assert libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(SIZE), prot) == 0
     return address
-file = tempfile.NamedTemporaryFile(dir=".pytest_cache" if 0 else None)
+file = tempfile.NamedTemporaryFile()
 file.write(b"f" * SIZE)
 file.flush()
 gone = tempfile.TemporaryFile()
@@ -250,27 +250,30 @@ serve(globals())
     def test_shared_memory(self) -> None:
         """Anonymous, memfd, and unlinked files of /dev/shm: found once, whoever maps it."""
         code = """
-import ctypes, mmap, os, tempfile
+import ctypes, os, tempfile
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+SIZE = 8 * 4096
 def pattern(seed):
-    return bytes((i * 7 + i // 4096 + seed) % 251 for i in range(8 * 4096))
-anonymous = mmap.mmap(-1, 8 * 4096)
-memfd = mmap.mmap(fd := os.memfd_create("shared"), 0) if 0 else None
-fd = os.memfd_create("shared")
-os.ftruncate(fd, 8 * 4096)
-memfd = mmap.mmap(fd, 8 * 4096)
+    return bytes((i * 7 + i // 4096 + seed) % 251 for i in range(SIZE))
+def shared(fd=-1):
+    if fd >= 0:
+        os.ftruncate(fd, SIZE)
+    return libc.mmap(None, SIZE, 3, 1 if fd >= 0 else 0x21, fd, 0)
+anonymous = shared()
+memfd = shared(fd := os.memfd_create("shared"))
 os.close(fd)
 with tempfile.TemporaryFile(dir="/dev/shm") as file:
-    os.ftruncate(file.fileno(), 8 * 4096)
-    segment = mmap.mmap(file.fileno(), 8 * 4096)
-for seed, area in enumerate((anonymous, memfd, segment)):
-    area[:] = pattern(seed)
+    segment = shared(file.fileno())
+address = [anonymous, memfd, segment]
+for seed, area in enumerate(address):
+    ctypes.memmove(area, pattern(seed), SIZE)
 if not (child := os.fork()):
-    anonymous[:1] = b"!"
+    ctypes.memmove(anonymous, b"!", 1)
     os.kill(os.getpid(), 19)
     os._exit(0)
 os.waitpid(child, os.WUNTRACED)
-inodes = [os.stat(f"/proc/self/map_files/{name}").st_ino if 0 else 0 for name in []]
-address = [ctypes.addressof(ctypes.c_char.from_buffer(a)) for a in (anonymous, memfd, segment)]
 serve(globals())
 """
         with program(SERVE + code) as running:
@@ -363,7 +366,9 @@ serve(globals())
 
 
 LOAD = """
-import hashlib, os, subprocess, sys, threading, time
+import os, subprocess, sys, threading
+# OpenBLAS ends its threads at each fork, and hangs if another thread is computing.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy
 errors, rounds = [], dict(compute=0, allocate=0, fork=0, threads=0, spawn=0)
 
@@ -458,7 +463,6 @@ REFUSED = {
     ),
     "a filter on a child": (
         """
-program = (8 * 1)
 class Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 allow = ctypes.create_string_buffer(bytes([6, 0, 0, 0, 0, 0, 255, 127]), 8)

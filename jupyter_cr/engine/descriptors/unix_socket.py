@@ -75,7 +75,7 @@ class Name(msgspec.Struct, frozen=True, kw_only=True):
 
     address: bytes
     """As getsockname(2) tells; abstract names begin with NUL."""
-    path: str | None = None
+    path: bytes | None = None
     """Absolute path of the socket's file; None for abstract names."""
     exists: bool = True
     """Whether the path still leads to this socket."""
@@ -261,9 +261,8 @@ def _collect_name(descriptor: Descriptor, info: UnixSocket, tree: Tree) -> Name 
     if info.name.startswith(b"\0"):
         return Name(address=info.name)
     pid = descriptor.places[0].pid
-    path = os.path.join(
-        os.readlink(f"/proc/{tree.pids.get(pid, pid)}/cwd"), os.fsdecode(info.name)
-    )
+    cwd = os.readlink(f"/proc/{tree.pids.get(pid, pid)}/cwd")
+    path = os.path.join(os.fsencode(cwd), info.name)
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -478,7 +477,9 @@ def _bind(rebuilt: socket.socket, record: Record, rebuilding: Rebuilding) -> Non
     elif record.name.path is None:
         _bind_unless_taken(rebuilt, record, record.name.address)
     elif record.name.exists:
-        _bind_path(rebuilt, record, record.name, record.name.path, rebuilding)
+        _bind_path(
+            rebuilt, record, record.name, os.fsdecode(record.name.path), rebuilding
+        )
     else:
         # Its file is gone: nobody could reach it, and nobody shall.
         rebuilt.bind(b"")

@@ -7,6 +7,7 @@ prctl(2) PR_SET_MM_MAP.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -79,8 +80,13 @@ class Region(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     device: tuple[int, int]
     inode: int
-    path: str
+    raw_path: bytes
     flags: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """As `os` takes it; bytes that are no UTF-8 are lone surrogates (PEP 383)."""
+        return os.fsdecode(self.raw_path)
 
     @property
     def size(self) -> int:
@@ -100,7 +106,12 @@ class Layout(msgspec.Struct, frozen=True):
     regions: tuple[Region, ...]
     bounds: tuple[int, ...]
     auxv: bytes
-    executable: str
+    raw_executable: bytes
+
+    @property
+    def executable(self) -> str:
+        """Path of the program, as `os` takes it (see `Region.path`)."""
+        return os.fsdecode(self.raw_executable)
 
     @classmethod
     def of(
@@ -112,7 +123,7 @@ class Layout(msgspec.Struct, frozen=True):
             stat.start_brk, brk, stat.start_stack,
             stat.arg_start, stat.arg_end, stat.env_start, stat.env_end,
         )  # fmt: skip
-        return cls(tuple(regions), bounds, auxv, executable)
+        return cls(tuple(regions), bounds, auxv, os.fsencode(executable))
 
     @property
     def occupied(self) -> list[tuple[int, int]]:
@@ -159,7 +170,7 @@ def _classify_one(
         mapping.offset,
         mapping.device,
         mapping.inode,
-        mapping.path,
+        os.fsencode(mapping.path),
         tuple(sorted(flags & _KEPT)),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import struct
 from collections.abc import Iterable, Sequence
@@ -48,15 +47,18 @@ class Ids(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One process. A zombie has only ids, name, and the wait status it ended with."""
+    """One process. A zombie has only ids, name, and the wait status it ended with.
+
+    `comm` (proc_pid_comm(5)), `command`, `cwd` and `root` are bytes: nothing on Linux
+    need be UTF-8."""
 
     ids: Ids
-    name: str
-    command: tuple[str, ...]
+    comm: bytes
+    command: tuple[bytes, ...]
     zombie_status: int | None = None
     is_stopped: bool = False
-    cwd: str = "/"
-    root: str = "/"
+    cwd: bytes = b"/"
+    root: bytes = b"/"
     attributes: Attributes | None = None
     credentials: credentials.Record | None = None
     actions: signal_actions.Record | None = None
@@ -69,6 +71,11 @@ class Record(msgspec.Struct, frozen=True):
     def pid(self) -> int:
         """As it sees it itself."""
         return self.ids.pid
+
+    @property
+    def name(self) -> str:
+        """`comm`, to be shown."""
+        return self.comm.decode(errors="backslashreplace")
 
 
 def collect_calls() -> list[Call]:
@@ -130,7 +137,7 @@ def queue_signal_calls(pid: int, infos: Iterable[bytes], tid: int | None = None)
     return calls
 
 
-def read_command(pid: int) -> tuple[str, ...]:
-    """The command line, as it is shown."""
-    raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    return tuple(os.fsdecode(part) for part in raw.rstrip(b"\0").split(b"\0"))
+def read_command(pid: int) -> tuple[bytes, ...]:
+    """The command line; empty if the process has wiped it."""
+    raw = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+    return tuple(raw.split(b"\0")) if raw else ()

@@ -1,0 +1,164 @@
+"""Cloning a process so that it never notices (clone(2)).
+
+The process makes a helper that shares its memory, so that nothing is copied for it;
+the helper prepares itself, clones the copy from the shared memory, and ends. The copy
+is nobody's child that could be seen: init adopts it. The process itself waits for the
+helper, as for vfork(2), and reaps it, all in one batch that would run to its end
+without us.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jupyter_cr.errors import EngineError, TargetError
+from jupyter_cr.tracer.calls import Call
+from jupyter_cr.tracer.memory import Memory
+from jupyter_cr.tracer.proc.status import read_status
+from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Stop, Tracee, wait_any
+from jupyter_cr.tracer.remote import Batch, RemoteThread, Workspace
+
+__all__ = ["clone_apart"]
+
+_CLONE_VM, _CLONE_VFORK, _CLONE_PTRACE = 0x100, 0x4000, 0x2000
+_CLONE_PARENT_SETTID = 0x100000
+_WALL = 0x40000000
+_NOBODY = -(1 << 31) + 1
+_ALL_FDS = 0xFFFFFFFF
+
+
+@dataclass
+class _Helper:
+    """`batch` is what it was given to do; its last three calls drop the descriptors,
+    clone, and end."""
+
+    tid: int
+    batch: Batch
+
+    def check(self) -> bool:
+        """Whether the copy was made. Raises CallFailed if a preparation failed."""
+        return self.batch.check_results()[-2].value > 0
+
+
+def clone_apart(
+    process: RemoteThread,
+    spare: int,
+    *,
+    before: Sequence[Call] = (),
+    prepare: Sequence[Call] = (),
+    after: Sequence[Call] = (),
+) -> RemoteThread:
+    """A copy-on-write clone of the process of a stopped thread, stopped before its
+    first instruction, without descriptors, killed with us.
+
+    Args:
+        spare: index of a slot of the workspace that nobody uses: the helper's.
+        before, after: calls that the process makes around it.
+        prepare: calls that the helper makes, say to enter namespaces.
+
+    Raises:
+        TargetError: no memory, or too many processes.
+        CallFailed: a call of `before`, `prepare` or `after` failed.
+    """
+    flags = _CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE | _CLONE_PARENT_SETTID
+    reaped = process.argument_address(len(before) + 1, 0)
+    clone = Call("clone", (flags, 0, reaped, 0, 0), optional=True)
+    reap = Call("wait4", (_NOBODY, 0, _WALL, 0), optional=True)
+    calls = [*before, clone, reap, *after]
+    batch = Batch(process, calls)
+    if len(batch.calls) < len(calls):
+        raise EngineError(f"process {process.pid}: {len(calls)} calls do not fit a batch")
+    batch.start()
+    leader = process.tracee.tid
+    tid, stop = _wait_any()
+    if tid == leader:
+        raise _clone_failed(process.pid, -batch.finish(stop)[len(before)].value)
+    helper = _start_helper(process, spare, tid, prepare)
+    copy, leader_stop = _wait_for_copy(helper, leader)
+    batch.finish(leader_stop)
+    if copy is None:
+        raise _clone_failed(process.pid, -helper.batch.read_results()[-2].value)
+    return _thread_of_copy(process, copy)
+
+
+def _start_helper(
+    process: RemoteThread, spare: int, tid: int, prepare: Sequence[Call]
+) -> _Helper:
+    tracee = Tracee(tid)
+    tracee.set_options(EXITKILL)
+    inner = read_status(tid).ns_tgid[-1]
+    thread = RemoteThread(
+        tracee, process.workspace, inner, inner, process.signal, spare, tracee.registers
+    )
+    batch = Batch(
+        thread,
+        [
+            *prepare,
+            Call("close_range", (0, _ALL_FDS, 0)),
+            Call("clone", (_CLONE_PTRACE, 0, 0, 0, 0), optional=True),
+            Call("exit", (0,)),
+        ],
+    )
+    batch.start()
+    return _Helper(tid, batch)
+
+
+def _wait_any() -> tuple[int, Stop]:
+    """The next tracee to stop; raises Ended if one ends instead."""
+    tid, status = wait_any()
+    if not os.WIFSTOPPED(status):
+        raise Ended(tid, status)
+    return tid, Stop(os.WSTOPSIG(status), status >> 16)
+
+
+def _wait_for_copy(helper: _Helper, leader: int) -> tuple[int | None, Stop | None]:
+    """Wait until the copy has stopped and the helper has ended, in whatever order.
+
+    Returns:
+        The copy's tid, None if the helper could not clone it; and a stop of the leader,
+        which goes on when the helper has ended, if one has been seen meanwhile.
+
+    Raises:
+        Ended: another thread of the tree ended: somebody kills it.
+    """
+    copy: int | None = None
+    leader_stop: Stop | None = None
+    ended = False
+    while not ended or copy is None:
+        try:
+            tid, stop = _wait_any()
+        except Ended as end:
+            if end.tid != helper.tid:
+                raise
+            ended = True
+            if not helper.check():
+                return None, leader_stop
+            continue
+        if tid == leader:
+            leader_stop = stop
+        elif tid != helper.tid:
+            copy = tid
+        else:
+            raise EngineError(f"thread {tid}: unexpected {stop}")
+    return copy, leader_stop
+
+
+def _thread_of_copy(process: RemoteThread, tid: int) -> RemoteThread:
+    source = process.workspace
+    workspace = Workspace(
+        Memory(tid), source.address, source.size, source.slot_size, source.frame_size
+    )
+    tracee = Tracee(tid)
+    inner = read_status(tid).ns_tgid[-1]
+    return RemoteThread(
+        tracee, workspace, inner, inner, process.signal, 0, tracee.registers
+    )
+
+
+def _clone_failed(pid: int, code: int) -> TargetError:
+    return TargetError(
+        f"process {pid} could not be cloned: {os.strerror(code)}",
+        "Free some memory or raise the limit on processes (ulimit -u), and try again.",
+    )
