@@ -166,6 +166,9 @@ def show_details(details: SnapshotDetails) -> None:
         console.print()
         console.print(_process_tree(content.processes))
         console.print(_memory(content))
+    elif details.outcome:
+        console.print()
+        console.print(_processes(details.outcome.processes))
     for process in content.processes:
         if process.descriptors:
             console.print(_descriptors(process))

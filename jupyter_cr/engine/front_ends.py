@@ -23,7 +23,7 @@ from jupyter_cr.tracer.sock_diag import State, TcpSocket, tcp_sockets
 __all__ = ["FrontEnds", "count_front_ends"]
 
 _RETURN_LIMIT, _ACCEPT_LIMIT, _GREETING_LIMIT = 0.5, 0.2, 0.3
-_QUIET, _PAUSE = 0.02, 0.003
+_QUIET, _PAUSE = 0.015, 0.004
 _TCPI_UNACKED = struct.Struct("<24xI")
 _LOOPBACK = ("127.", "::1")
 
@@ -81,14 +81,13 @@ class FrontEnds:
         if not self.listeners:
             return
         _wait(self.listeners, lambda fd, _: _count_waiting(fd) > 0, _ACCEPT_LIMIT)
-        ports = {_port(listener) for listener in self.listeners}
+        expected = {_port(listener): n for listener, n in self.listeners.items()}
         began = quiet_since = time.perf_counter()
         before: list[int] = []
         while (now := time.perf_counter()) - began < _GREETING_LIMIT:
-            ends = [s for s in tcp_sockets() if _is_accepted(s, ports)]
+            ends = [s for s in tcp_sockets() if _has_been_read(s, expected)]
             received = [end.received for end in ends]
-            unread = any(end.receive_queue or not end.received for end in ends)
-            if received != before or unread:
+            if received != before or len(ends) < sum(expected.values()):
                 quiet_since, before = now, received
             if now - quiet_since > _QUIET:
                 return
@@ -100,8 +99,10 @@ def _port(listener: int) -> int:
         return int(duplicate.getsockname()[1])
 
 
-def _is_accepted(end: TcpSocket, ports: Collection[int]) -> bool:
-    return end.state == State.ESTABLISHED and bool(end.inode) and end.local[1] in ports
+def _has_been_read(end: TcpSocket, ports: Collection[int]) -> bool:
+    """Whether it has been accepted at one of the ports, has sent, and been heard."""
+    accepted = end.state == State.ESTABLISHED and end.inode and end.local[1] in ports
+    return bool(accepted and end.received and not end.receive_queue)
 
 
 def _wait(

@@ -141,6 +141,11 @@ class Program:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
 
+    def has_line(self) -> bool:
+        """Whether it has printed something that has not been looked at."""
+        assert self.process.stdout is not None
+        return bool(self._buffer or select.select([self.process.stdout], [], [], 0)[0])
+
     def expect(self, line: str) -> None:
         found = self.line()
         assert found == line, f"printed {found!r}, not {line!r}"

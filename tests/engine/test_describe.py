@@ -75,8 +75,8 @@ def test_a_tree(snapshot: tuple[int, SnapshotDescription], tmp_path: Any) -> Non
         ("true", "zombie", pid),
     }
     assert find(root, "regular_file") == [f"{tmp_path}/file at 4 of 10"]
-    (deleted,) = find(root, "deleted_file")
-    assert deleted.endswith("at 3 of 3")
+    # Where the tests run, standard error may be another.
+    assert any(what.endswith("at 3 of 3") for what in find(root, "deleted_file"))
     assert any(
         what.endswith("write, 6 bytes unread") for what in find(root, "pipe")
     ) or any(what.endswith("read, 6 bytes unread") for what in find(root, "pipe"))

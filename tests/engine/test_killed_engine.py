@@ -74,7 +74,7 @@ for function, *args in (
     (os.waitpid, child, 0),
     (lambda: signal.sigtimedwait([signal.SIGUSR2], 0.011),),
     (signal.sigwaitinfo, [signal.SIGUSR2]),
-):
+)[: int(sys.argv[2])]:
     forever(function, *args)
 count = 0
 
@@ -106,7 +106,7 @@ def strays(pid: int) -> list[psutil.Process]:
     and twins, but for the tree itself and for what init is about to reap."""
     tree = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
     found = []
-    for other in {*session_of(pid), *twins()} - tree:
+    for other in {*session_of(pid), *twins(pid)} - tree:
         try:
             process = psutil.Process(other)
             if process.status() != psutil.STATUS_ZOMBIE or process.ppid() != 1:
@@ -116,8 +116,14 @@ def strays(pid: int) -> list[psutil.Process]:
     return found
 
 
-def twins() -> list[int]:
-    return [p.pid for p in psutil.process_iter(["name"]) if p.name() == "jupyter-cr twin"]
+def twins(pid: int) -> list[int]:
+    """Those of the process: they have its command line, which is its alone."""
+    command = psutil.Process(pid).cmdline()
+    return [
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "jupyter-cr twin" and process.info["cmdline"] == command
+    ]
 
 
 def workspaces(pid: int) -> int:
@@ -132,10 +138,16 @@ def check_unharmed(pid: int, children: list[psutil.Process]) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("how", ["stops", "steps"])
-def test_every_moment(how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "threads"),
+    [("stops", 13), ("steps", 4), pytest.param("steps", 13, marks=pytest.mark.long)],
+)
+def test_every_moment(how: str, threads: int, tmp_path: Path) -> None:
     """One engine for each moment of the protocol, the first to complete is the last."""
-    with program(BLOCKED) as running, dying_engines(running.pid) as engines:
+    with (
+        program(BLOCKED, str(tmp_path), str(threads)) as running,
+        dying_engines(running.pid) as engines,
+    ):
         children = psutil.Process(running.pid).children()
         first = eval(running.ask("state()"))
         assert first[2] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -45,9 +46,11 @@ listener.bind(b"socket \xf9")
 listener.listen()
 
 def state():
-    return ascii((open("/proc/self/comm", "rb").read(), os.getcwdb(), private[:7], shared[:7],
-            memory[:5], segment[:7], os.readlink(b"/proc/self/fd/%d" % private_file.fileno()),
-            open("/proc/self/cmdline", "rb").read()[-12:], listener.getsockname()))
+    proc = "/proc/self/"
+    comm, command = (open(proc + name, "rb").read() for name in ("comm", "cmdline"))
+    link = os.readlink(b"/proc/self/fd/%d" % private_file.fileno())
+    return ascii((comm, command, os.getcwdb(), link, private[:7],
+                  shared[:7], memory[:5], segment[:7]))
 serve(globals())
 """
 )
@@ -86,11 +89,15 @@ def test_checkpoint_show_restore_and_fork(tmp_path: Path) -> None:
         assert process["command"][-1].endswith("argument \\xf8")
         assert process["cwd"].endswith("directory \\xff")
         assert "\\xfe" in cr("show", "bytes", as_json=())
+        # The fork finds the end of file where the original reads, and ends.
         forked = json.loads(cr("fork", "bytes"))
-        end(forked["pid"])
+        assert any("jupyter-cr test \\xfa" in warning for warning in forked["warnings"])
+        wait_until(lambda: not Path(f"/proc/{forked['pid']}/exe").exists(), "its end")
         restored = json.loads(cr("restore", "bytes"))
         try:
             assert running.ask("state()") == before
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.connect(here + b"/directory \xff/socket \xf9")
         finally:
             end(restored["pid"])
     finally:
