@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jupyter_cr import __version__
+from jupyter_cr.background import leave_pager
 from jupyter_cr.errors import StorageError, UsageError, printable
 from jupyter_cr.image import Header, KernelFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
@@ -34,6 +35,7 @@ from jupyter_cr.store.twins import end_twins
 if TYPE_CHECKING:
     from jupyter_cr.engine.checkpoint import CheckpointOutcome
     from jupyter_cr.engine.describe import SnapshotDescription
+    from jupyter_cr.engine.lazy import Pager
     from jupyter_cr.engine.restore import RestoreOutcome
     from jupyter_cr.image import ImageReader, ImageWriter
 
@@ -225,6 +227,14 @@ def restore(
         RestoreError: this machine cannot take it now.
     """
     store = store or Store()
+    if lazy:
+        return leave_pager(lambda: _restore(name, store, None, lazy=True))
+    return _restore(name, store, progress, lazy=False)[0]
+
+
+def _restore(
+    name: str, store: Store, progress: Progress | None, *, lazy: bool
+) -> tuple[RestoreResult, Pager | None]:
     with store.open(name) as reader:
         from jupyter_cr.engine.restore import restore_tree
 
@@ -239,7 +249,7 @@ def restore(
         kernel = reader.header.kernel
     path = Path(kernel.connection_file) if kernel.connection_file else None
     warnings = tuple(_put_back(path, kernel.connection)) if path else ()
-    return _restore_result(name, outcome, path, warnings)
+    return _restore_result(name, outcome, path, warnings), outcome.pager
 
 
 def _put_back(path: Path, recorded: bytes) -> Iterator[str]:
@@ -276,6 +286,19 @@ def fork(
         RestoreError: this machine cannot take it now.
     """
     store = store or Store()
+    if lazy:
+        return leave_pager(lambda: _fork(name, connection_file, store, None, lazy=True))
+    return _fork(name, connection_file, store, progress, lazy=False)[0]
+
+
+def _fork(
+    name: str,
+    connection_file: Path | None,
+    store: Store,
+    progress: Progress | None,
+    *,
+    lazy: bool,
+) -> tuple[RestoreResult, Pager | None]:
     with store.open(name) as reader:
         kernel = reader.header.kernel
         original = parse_connection(kernel.connection) if kernel.connection else None
@@ -301,7 +324,7 @@ def fork(
         if path is not None and original is not None:
             content = encode_connection(fork_connection(original, outcome.ports))
             write_connection(path, content, replace=True)
-    return _restore_result(name, outcome, path)
+    return _restore_result(name, outcome, path), outcome.pager
 
 
 @contextmanager

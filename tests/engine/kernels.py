@@ -27,7 +27,7 @@ from tests.engine.harness import LIMIT, wait_until
 COMMAND = ("-c", "import sys; from jupyter_cr.cli import main; sys.exit(main())")
 
 
-class CommandFailed(AssertionError):
+class CommandError(AssertionError):
     """Our command said no."""
 
     def __init__(self, words: Sequence[str], code: int, text: str) -> None:
@@ -58,7 +58,7 @@ class CommandLine:
             timeout=55,
         )
         if done.returncode:
-            raise CommandFailed(words, done.returncode, done.stdout + done.stderr)
+            raise CommandError(words, done.returncode, done.stdout + done.stderr)
         return json.loads(done.stdout)
 
     def checkpoint(self, target: int | str) -> str:
@@ -115,7 +115,7 @@ def command_line(user: User) -> Iterator[CommandLine]:
         cr.end_all()
 
 
-class CellFailed(AssertionError):
+class CellError(AssertionError):
     """A cell raised."""
 
 
@@ -148,8 +148,18 @@ class Frontend:
 
         reply = self.client.execute_interactive(code, output_hook=hook, timeout=limit)
         if reply["content"]["status"] != "ok":
-            raise CellFailed("\n".join(reply["content"]["traceback"])[-3000:])
+            raise CellError("\n".join(reply["content"]["traceback"])[-3000:])
         return "".join(printed).strip()
+
+    def do(self, code: str, limit: float = LIMIT) -> None:
+        """Run a cell; only its reply is waited for.
+
+        Raises:
+            CellError: it raised.
+        """
+        content = self.client.execute(code, reply=True, timeout=limit)["content"]
+        if content["status"] != "ok":
+            raise CellError("\n".join(content["traceback"])[-3000:])
 
     def value(self, expression: str, limit: float = LIMIT) -> str:
         """repr() of an expression; it comes in the reply itself, not as an output."""
@@ -158,7 +168,7 @@ class Frontend:
         )
         result = reply["content"]["user_expressions"]["value"]
         if result["status"] != "ok":
-            raise CellFailed(f"{result['ename']}: {result['evalue']} ({expression})")
+            raise CellError(f"{result['ename']}: {result['evalue']} ({expression})")
         return str(result["data"]["text/plain"])
 
     def close(self) -> None:

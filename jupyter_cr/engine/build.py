@@ -1,0 +1,151 @@
+"""Building a tree on a site, from memory to registers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jupyter_cr.engine import rebuild_memory, rebuild_state
+from jupyter_cr.engine.descriptors.base import Rebuilding
+from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
+from jupyter_cr.engine.front_ends import FrontEnds
+from jupyter_cr.engine.lazy import Pager, split_lazy
+from jupyter_cr.engine.pages import Run
+from jupyter_cr.engine.rebuild_files import place_files, rebuild_files
+from jupyter_cr.engine.rebuild_shared import fill_shared_memory, rebuild_shared_memory
+from jupyter_cr.engine.site import Site
+from jupyter_cr.engine.snapshot import Snapshot
+from jupyter_cr.engine.state import process
+from jupyter_cr.engine.state.address_space import Region
+from jupyter_cr.tracer.handover import Handover
+
+__all__ = ["Building"]
+
+
+@dataclass
+class Building:
+    """One tree being built; the methods in the order they are to be called.
+
+    Attributes:
+        pager: brings large regions later; None: everything is read now.
+        report: told the share of the pages that has been read.
+    """
+
+    snapshot: Snapshot
+    site: Site
+    rebuilding: Rebuilding
+    handover: Handover
+    pager: Pager | None
+    report: Callable[[float], None]
+    shared: dict[object, int] = field(default_factory=dict)
+    later: list[tuple[int, list[Region], list[Run]]] = field(default_factory=list)
+    filled: int = 0
+
+    def build_memory(self) -> None:
+        """Layout and content of all private memory. Shared memory is there, but empty.
+
+        Raises:
+            RestoreError: a file cannot be mapped.
+            CorruptImage: the pages end too early.
+        """
+        self.shared = rebuild_shared_memory(self.snapshot.shared, self.rebuilding)
+        warm = self.site.warm
+        cold = {record.pid for record in self.snapshot.living} - warm
+        mapped = rebuild_memory.MappedFiles.open_paths(
+            [
+                *rebuild_memory.file_keys(self.snapshot.layouts(cold)),
+                *rebuild_memory.shared_keys(self.snapshot.layouts(warm)),
+            ],
+            self.shared,
+        )
+        for (kind, _, _), fd in mapped.fds.items():
+            if kind == "path":
+                self.rebuilding.stack.callback(os.close, fd)
+        for record in self.snapshot.living:
+            if record.pid in warm:
+                self._finish_warm(record, mapped)
+            else:
+                self._build_cold(record, mapped)
+
+    def _finish_warm(
+        self, record: process.Record, mapped: rebuild_memory.MappedFiles
+    ) -> None:
+        assert record.layout is not None
+        seed = self.site.seeds[record.pid]
+        rebuild_memory.map_shared(seed, record.layout, mapped, self.handover)
+        rebuild_memory.finish_clone(seed, record.layout)
+
+    def _build_cold(
+        self, record: process.Record, mapped: rebuild_memory.MappedFiles
+    ) -> None:
+        assert record.layout is not None
+        seed, layout = self.site.seeds[record.pid], record.layout
+        stored = self.snapshot.pages[record.pid]
+        rebuild_memory.lay_out(seed, layout, mapped, self.handover)
+        runs = stored.runs
+        if self.pager is not None:
+            runs, later, regions = split_lazy(layout.regions, runs)
+            if regions:
+                self.later.append((self.pager.open(seed), regions, later))
+        rebuild_memory.fill_memory(
+            seed, runs, self.snapshot.reader.pages_fd, self.handover, self._advance
+        )
+        rebuild_memory.finish_memory(
+            seed,
+            layout,
+            stored.guard_ranges,
+            mapped.fds.get(("path", layout.executable, False)),
+            self.handover,
+            wipe=self.rebuilding.mode == "fork",
+        )
+
+    def _advance(self, more: int) -> None:
+        self.filled += more
+        total = sum(len for p in self.snapshot.pages.values() for _, len, _ in p.runs)
+        self.report(self.filled / total)
+
+    def build_rest(self, front_ends: dict[int, int]) -> FrontEnds:
+        """Shared memory's content, open files, and all other state: from here on the
+        tree that ran before must be out of the way.
+
+        Args:
+            front_ends: how many are connected to each recorded port.
+
+        Raises:
+            RestoreError, AddressTaken: an open file cannot be made again.
+        """
+        snapshot, seeds = self.snapshot, self.site.seeds
+        fill_shared_memory(snapshot.shared, self.shared, snapshot.reader.pages_fd)
+        made = rebuild_files(snapshot.files, self.rebuilding)
+        for record in snapshot.living:
+            place_files(
+                seeds[record.pid], snapshot.files, made, self.rebuilding, self.handover
+            )
+        for record in snapshot.processes:
+            if record.layout is None:
+                rebuild_state.end_as_zombie(seeds[record.pid], record)
+        for record in snapshot.living:
+            rebuild_state.rebuild_process(seeds[record.pid], record, self.handover)
+        listeners = {p.address.port: made[p.id] for p in listening_ports(snapshot.files)}
+        return FrontEnds.expect(listeners, front_ends)
+
+    def ready(self) -> None:
+        """Registers; and from here on pages that are not there are waited for."""
+        if self.pager is not None:
+            self.pager.bind(self.handover)
+            for fd, regions, runs in self.later:
+                self.pager.register(fd, regions, runs)
+        for record in self.snapshot.living:
+            rebuild_state.ready(self.site.seeds[record.pid], record)
+
+    def let_go(self, front_ends: FrontEnds) -> None:
+        """The point of no return, children first."""
+        root = self.snapshot.root
+        self.site.container.release(self.site.parent_of(self.snapshot), root.pid)
+        seeds = [self.site.seeds[record.pid] for record in reversed(self.snapshot.living)]
+        for seed in seeds:
+            rebuild_state.detach_others(seed)
+        front_ends.await_greeting()
+        for seed in seeds:
+            rebuild_state.detach_first(seed)

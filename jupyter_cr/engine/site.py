@@ -1,0 +1,84 @@
+"""The building site: namespaces with keepers, and a seed for each process."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyter_cr.engine.container import Container, make_container
+from jupyter_cr.engine.descriptors.base import Mode
+from jupyter_cr.engine.family import INIT, grow_family
+from jupyter_cr.engine.identity import SEED_NAME
+from jupyter_cr.engine.seed import Seed, spare_workspace_size
+from jupyter_cr.engine.snapshot import Snapshot
+from jupyter_cr.engine.twin import ParkedTwin, read_twins
+from jupyter_cr.engine.warm import can_start_warm, start_warm
+from jupyter_cr.tracer.handover import Handover
+from jupyter_cr.tracer.proc.maps import find_gap
+
+__all__ = ["Site", "break_ground"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """`seeds` by the pids that they have inside; those that are `warm` have their
+    memory already."""
+
+    container: Container
+    seeds: dict[int, Seed]
+    warm: frozenset[int]
+
+    def parent_of(self, snapshot: Snapshot) -> Seed:
+        """Of the root: a stand-in, or init."""
+        return self.seeds.get(snapshot.root.ids.ppid, self.seeds[INIT])
+
+    def clear(self) -> None:
+        """End everything on it."""
+        self.container.supervisor.kill()
+
+
+def break_ground(
+    snapshot: Snapshot,
+    mode: Mode,
+    directory: Path,
+    handover: Handover,
+    warn: Callable[[str], None],
+) -> Site:
+    """Make the namespaces and the processes, in the tree's order.
+
+    Raises:
+        RestoreError: this user may not have namespaces here.
+        PidTaken: cannot happen in a new namespace, unless the snapshot is odd.
+    """
+    twin = _find_twin(snapshot, directory) if mode == "fork" else None
+    threads = max(len(record.threads) for record in snapshot.living)
+    occupied = [
+        bounds
+        for layout in snapshot.layouts({record.pid for record in snapshot.living})
+        for bounds in layout.occupied
+    ]
+    address = find_gap(occupied, spare_workspace_size(threads))
+    identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
+    container = make_container(
+        address, threads, [SEED_NAME, identity, directory.name], warn
+    )
+    try:
+        given: dict[int, Seed] = {}
+        if twin is not None:
+            given = start_warm(twin, container, snapshot.processes, handover)
+        family = grow_family(container.init, snapshot.processes, given)
+        warm = frozenset({record.pid for record in snapshot.living} & set(given))
+        return Site(container, family.seeds, warm)
+    except BaseException:
+        container.supervisor.kill()
+        raise
+
+
+def _find_twin(snapshot: Snapshot, directory: Path) -> ParkedTwin | None:
+    """The root's twin, if a fork can begin with it."""
+    for twin in read_twins(directory):
+        if twin.of == snapshot.identity.root and can_start_warm(snapshot.living, twin):
+            return twin
+    return None
