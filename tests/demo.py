@@ -111,7 +111,10 @@ class Notebook:
             elif message["msg_type"] == "error":
                 printed.append("\n".join(message["content"]["traceback"]))
 
-        reply = self._client.execute_interactive(code, output_hook=hook, timeout=LIMIT)
+        try:
+            reply = self._client.execute_interactive(code, output_hook=hook, timeout=LIMIT)
+        except TimeoutError as error:
+            raise DemoError(f"the kernel does not answer: {error}") from error
         output = "".join(printed).strip()
         if not quiet:
             for line in code.strip().splitlines():
@@ -236,6 +239,9 @@ def play(stack: ExitStack) -> None:
 
     step(6, "Restore. The notebook that was open stays open, and nobody tells it.")
     stack.callback(kill, pid_in(cr("restore", "before")))
+    # As a person would: the kernel had been dead, so who would come back was not known,
+    # and a front end hears only what is said after it has connected again.
+    time.sleep(1)
     require(notebook.run(LOOK) == before, "the state is not what it was")
     require(notebook.run(GO_ON) == "epoch 1 | line 2", "generator or child do not go on")
     say(

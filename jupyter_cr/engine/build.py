@@ -14,6 +14,7 @@ from jupyter_cr.engine.lazy import Pager, split_lazy
 from jupyter_cr.engine.pages import Run
 from jupyter_cr.engine.rebuild_files import place_files, rebuild_files
 from jupyter_cr.engine.rebuild_shared import fill_shared_memory, rebuild_shared_memory
+from jupyter_cr.engine.seed import clone_threads
 from jupyter_cr.engine.site import Site
 from jupyter_cr.engine.snapshot import Snapshot
 from jupyter_cr.engine.state import process
@@ -39,7 +40,7 @@ class Building:
     pager: Pager | None
     report: Callable[[float], None]
     shared: dict[object, int] = field(default_factory=dict)
-    later: list[tuple[int, list[Region], list[Run]]] = field(default_factory=list)
+    later: list[tuple[int, int, list[Region], list[Run]]] = field(default_factory=list)
     filled: int = 0
 
     def build_memory(self) -> None:
@@ -83,11 +84,13 @@ class Building:
         seed, layout = self.site.seeds[record.pid], record.layout
         stored = self.snapshot.pages[record.pid]
         rebuild_memory.lay_out(seed, layout, mapped, self.handover)
+        clone_threads(seed, [thread.tid for thread in record.threads])
         runs = stored.runs
         if self.pager is not None:
             runs, later, regions = split_lazy(layout.regions, runs)
             if regions:
-                self.later.append((self.pager.open(seed), regions, later))
+                fd = self.pager.open(seed)
+                self.later.append((fd, seed.outer_pid, regions, later))
         rebuild_memory.fill_memory(
             seed, runs, self.snapshot.reader.pages_fd, self.handover, self._advance
         )
@@ -134,8 +137,8 @@ class Building:
         """Registers; and from here on pages that are not there are waited for."""
         if self.pager is not None:
             self.pager.bind(self.handover)
-            for fd, regions, runs in self.later:
-                self.pager.register(fd, regions, runs)
+            for fd, pid, regions, runs in self.later:
+                self.pager.register(fd, pid, regions, runs)
         for record in self.snapshot.living:
             rebuild_state.ready(self.site.seeds[record.pid], record)
 

@@ -7,6 +7,7 @@ restoring keeps the identity, forking gives a new one.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,8 @@ import msgspec
 from jupyter_cr.engine.freeze import FrozenTree
 from jupyter_cr.errors import CheckpointRestoreError
 from jupyter_cr.tracer.proc.stat import read_stat
-from jupyter_cr.tracer.proc.tasks import list_pids
+from jupyter_cr.tracer.proc.status import read_status
+from jupyter_cr.tracer.proc.tasks import list_children, list_pids
 
 __all__ = ["SEED_NAME", "Identity", "find_tree", "identity_of"]
 
@@ -44,36 +46,56 @@ def _text_of(pid: int) -> str:
         if len(command) >= 2 and command[0] == SEED_NAME:
             return command[1]
         ancestor = read_stat(ancestor).ppid
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}:{read_stat(pid).starttime}:{pid}"
+    return f"{_boot_id()}:{read_stat(pid).starttime}:{pid}"
 
 
 def find_tree(identity: Identity, apart_from: int) -> int | None:
     """The pid, as we see it, of the living root with that identity; but not of the one
     that is being built under process `apart_from`."""
+    if (original := _find_original(identity)) is not None:
+        return original
     for pid in list_pids():
-        try:
-            if _inner_pid(pid) != identity.root or read_stat(pid).state == "Z":
-                continue
-            if _text_of(pid) == identity.text and not _is_under(pid, apart_from):
-                return pid
-        except (CheckpointRestoreError, OSError):
-            continue
+        if _command(pid)[:2] == [SEED_NAME, identity.text]:
+            with contextlib.suppress(CheckpointRestoreError):
+                if not _is_under(pid, apart_from):
+                    for child in list_children(pid):
+                        if _is_root(child, identity):
+                            return child
     return None
+
+
+def _find_original(identity: Identity) -> int | None:
+    """The tree that Linux started, if it is still that."""
+    boot, _, rest = identity.text.partition(":")
+    starttime, _, pid = rest.partition(":")
+    if boot != _boot_id() or not pid:
+        return None
+    try:
+        stat = read_stat(int(pid))
+    except CheckpointRestoreError:
+        return None
+    return int(pid) if str(stat.starttime) == starttime and stat.state != "Z" else None
+
+
+def _is_root(pid: int, identity: Identity) -> bool:
+    status = read_status(pid)
+    return (
+        status.ns_tgid[-1] == identity.root
+        and status.state != "Z"
+        and _command(pid)[:1] != [SEED_NAME]
+    )
 
 
 def _is_under(pid: int, ancestor: int) -> bool:
     while pid > 1:
-        pid = read_stat(pid).ppid
         if pid == ancestor:
             return True
+        pid = read_stat(pid).ppid
     return False
 
 
-def _inner_pid(pid: int) -> int:
-    from jupyter_cr.tracer.proc.status import read_status
-
-    return read_status(pid).ns_tgid[-1]
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _command(pid: int) -> list[str]:

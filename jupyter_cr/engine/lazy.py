@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 
 from jupyter_cr.engine.pages import Run
 from jupyter_cr.engine.seed import Seed
+from jupyter_cr.engine.snapshot import PagesCheck
 from jupyter_cr.engine.state.address_space import Region
 from jupyter_cr.errors import NoSuchProcess, RestoreError
 from jupyter_cr.tracer import libc
 from jupyter_cr.tracer.arch.x86_64 import PAGE
 from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.handover import Handover
+from jupyter_cr.tracer.huge_pages import collapse
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize
 from jupyter_cr.tracer.remote import RemoteThread, Workspace
@@ -108,6 +110,13 @@ class Pager:
     served: dict[int, _Served] = field(default_factory=dict)
     """By descriptor."""
 
+    huge: list[tuple[int, int, int]] = field(default_factory=list)
+    """(pid as we see it, start, length) of regions that had asked for huge pages."""
+
+    check: PagesCheck | None = None
+    """Of the pages, if the tree did not wait for it: nothing depends on a fork yet that
+    is found to be damaged and ended."""
+
     def __post_init__(self) -> None:
         self._pages = os.dup(self.pages_fd)
 
@@ -135,12 +144,16 @@ class Pager:
         self.served[uffd.fd] = _Served(uffd, [])
         return uffd.fd
 
-    def register(self, fd: int, regions: Iterable[Region], runs: Sequence[Run]) -> None:
+    def register(
+        self, fd: int, pid: int, regions: Iterable[Region], runs: Sequence[Run]
+    ) -> None:
         """From now on, pages of the regions are waited for: nothing may touch them
         before `run`."""
         served = self.served[fd]
         for region in regions:
             served.uffd.register(region.start, region.size)
+            if "hg" in region.flags:
+                self.huge.append((pid, region.start, region.size))
         served.missing = sorted((address, address + length, at) for address, length, at in runs)
 
     def bind(self, handover: Handover) -> None:
@@ -150,7 +163,13 @@ class Pager:
         thread.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL)
 
     def run(self) -> None:
-        """Bring everything, then untie the tree. Returns early if it ends."""
+        """Bring everything, untie the tree, and let huge pages be huge again: they had
+        to come in small ones. Returns early if the tree ends.
+
+        Raises:
+            CorruptImage: a page is not what it was. The caller has to end, and the
+                tree ends with it.
+        """
         with mmap.mmap(self._pages, 0, access=mmap.ACCESS_COPY) as source:
             anchor = ctypes.c_char.from_buffer(source)
             base = ctypes.addressof(anchor)
@@ -158,7 +177,12 @@ class Pager:
                 self._serve(0, base)
                 self._bring_next(base)
             del anchor
+        if self.check is not None:
+            self.check.result()
         self._unbind()
+        for pid, start, length in self.huge:
+            with contextlib.suppress(OSError):
+                collapse(pid, start, length)
 
     def _serve(self, timeout: float, base: int) -> None:
         """Handle events until there are none for `timeout` seconds."""

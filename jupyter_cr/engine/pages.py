@@ -130,17 +130,19 @@ def save_pages(
     twin.thread.call("close", fd)
 
 
-def groups(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Pieces of the runs, together no more than a twin should write at once."""
+def groups(runs: Sequence[Run], most: int = _PIECE) -> Iterator[list[Run]]:
+    """Pieces of the runs, each group with `most` bytes at most, and no more than a
+    process should write or read at once."""
+    most = min(most, _PIECE)
     group: list[Run] = []
     total = 0
     for address, length, offset in runs:
         while length:
-            piece = min(length, _PIECE - total)
+            piece = min(length, most - total)
             group.append((address, piece, offset))
             address, length, offset = address + piece, length - piece, offset + piece
             total += piece
-            if total == _PIECE or len(group) == _MOST_CALLS:
+            if total == most or len(group) == _MOST_CALLS:
                 yield group
                 group, total = [], 0
     if group:

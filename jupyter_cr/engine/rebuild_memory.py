@@ -26,6 +26,7 @@ from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
 from jupyter_cr.tracer.proc.maps import find_gap, read_maps
+from jupyter_cr.tracer.remote import Batch, Result
 
 __all__ = [
     "FileKey",
@@ -217,31 +218,44 @@ def fill_memory(
     handover: Handover,
     advance: Callable[[int], None],
 ) -> None:
-    """Have the process read its pages. `advance` is told how many bytes have come.
+    """Have the process read its pages, by as many of its threads as there are
+    processors. `advance` is told how many bytes have come.
 
     Raises:
         CorruptImage: the pages end too early.
     """
     (fd,) = handover.give(seed.thread, [pages_fd])
-    for group in pages.groups(runs):
-        rest = group
-        while rest:
-            results = seed.thread.run(
-                [Call("pread64", (fd, address, length, at)) for address, length, at in rest]
-            )
-            left = []
-            for (address, length, at), result in zip(rest, results, strict=True):
-                if not result.value:
-                    raise CorruptImage(
-                        f"the snapshot's pages end at {at}, {length} bytes are missing",
-                        "The snapshot cannot be used: remove it (`jupyter cr rm`).",
-                    )
-                if result.value < length:
-                    done = result.value
-                    left.append((address + done, length - done, at + done))
-            rest = left
-        advance(sum(length for _, length, _ in group))
+    workers = list(seed.threads.values())[: os.cpu_count() or 1]
+    total = sum(length for _, length, _ in runs)
+    todo = list(pages.groups(runs, -(-total // len(workers) // PAGE) * PAGE))
+    todo.reverse()
+    while todo:
+        batches = []
+        for worker in workers[: len(todo)]:
+            group = todo.pop()
+            calls = [Call("pread64", (fd, *run)) for run in group]
+            batches.append((group, Batch(worker, calls)))
+            batches[-1][1].start()
+        for group, batch in batches:
+            rest = _unread(group, batch.finish())
+            advance(sum(n for _, n, _ in group) - sum(n for _, n, _ in rest))
+            if rest:
+                todo.append(rest)
     seed.thread.call("close", fd)
+
+
+def _unread(group: Sequence[pages.Run], results: Sequence[Result]) -> list[pages.Run]:
+    rest = []
+    for (address, length, at), result in zip(group, results, strict=True):
+        done = result.value
+        if not done:
+            raise CorruptImage(
+                f"the snapshot's pages end at {at}, {length} bytes are missing",
+                "The snapshot cannot be used: remove it (`jupyter cr rm`).",
+            )
+        if done < length:
+            rest.append((address + done, length - done, at + done))
+    return rest
 
 
 def finish_memory(

@@ -28,7 +28,7 @@ def rebuild_process(seed: Seed, record: process.Record, handover: Handover) -> N
     assert record.credentials is not None and record.timers is not None
     process.rebuild_from_outside(seed.outer_pid, record.attributes)
     _change_directories(seed, record, handover)
-    clone_threads(seed, [t.tid for t in record.threads if t.tid != record.pid])
+    clone_threads(seed, [t.tid for t in record.threads])
     forget_children = Call("rt_sigaction", (signal.SIGCHLD, _SIG_IGN, 0, 8))
     seed.thread.run(
         [

@@ -100,7 +100,9 @@ def restore_tree(
                 lambda share: report("restore", share),
             )
             building.build_memory()
-            if site.warm != {record.pid for record in snapshot.living}:
+            if pager is not None and mode == "fork":
+                pager.check = check
+            elif site.warm != {record.pid for record in snapshot.living}:
                 check.result()
             counts: dict[int, int] = {}
             if mode == "restore":

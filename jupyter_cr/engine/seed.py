@@ -180,8 +180,8 @@ def clone_seed(
 
 
 def clone_threads(seed: Seed, tids: Iterable[int]) -> None:
-    """Give the seed further threads with those tids."""
-    wanted = list(tids)
+    """Give the seed threads with those tids, where it has not got them yet."""
+    wanted = [tid for tid in tids if tid not in seed.threads]
     calls = [
         Call(
             "clone3", (_clone_arguments(_THREAD_FLAGS | _CLONE_PTRACE, 0, tid), _ARGUMENTS_SIZE)

@@ -437,6 +437,6 @@ SYSCALLS: Final = {
     "setns": 308, "process_vm_readv": 310, "kcmp": 312, "sched_setattr": 314,
     "sched_getattr": 315, "memfd_create": 319, "userfaultfd": 323, "mlock2": 325,
     "rseq": 334, "pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435,
-    "close_range": 436, "pidfd_getfd": 438,
+    "close_range": 436, "pidfd_getfd": 438, "process_madvise": 440,
 }
 # fmt: on
