@@ -66,7 +66,7 @@ def _answer(work: Callable[[], tuple[R, Pager | None]], writing: int) -> Pager |
     failed: Exception | None = None
     try:
         result, pager = work()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (raised again by whoever waits for us)
         failed = error
     with os.fdopen(writing, "wb") as pipe:
         pickle.dump((result, failed), pipe)

@@ -100,6 +100,7 @@ class Notebook:
         self._client = BlockingKernelClient(connection_file=str(connection_file))
         self._client.load_connection_file()
         self._client.start_channels()
+        self._client.wait_for_ready(timeout=LIMIT)
 
     def run(self, code: str, *, quiet: bool = False) -> str:
         """Execute a cell, show it, and give what it prints."""

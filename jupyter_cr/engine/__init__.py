@@ -1,0 +1,1 @@
+"""Linux processes: freeze, collect, twin, rebuild. Knows no Jupyter and no store."""

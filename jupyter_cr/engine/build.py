@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from jupyter_cr.engine import rebuild_memory, rebuild_state
 from jupyter_cr.engine.descriptors.base import Rebuilding
 from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
-from jupyter_cr.engine.front_ends import FrontEnds
+from jupyter_cr.engine.front_ends import Connected, FrontEnds
 from jupyter_cr.engine.lazy import Pager, split_lazy
 from jupyter_cr.engine.pages import Run
 from jupyter_cr.engine.rebuild_files import place_files, rebuild_files
@@ -108,12 +108,12 @@ class Building:
         total = sum(len for p in self.snapshot.pages.values() for _, len, _ in p.runs)
         self.report(self.filled / total)
 
-    def build_rest(self, front_ends: dict[int, int]) -> FrontEnds:
+    def build_rest(self, connected: Connected) -> FrontEnds:
         """Shared memory's content, open files, and all other state: from here on the
         tree that ran before must be out of the way.
 
         Args:
-            front_ends: how many are connected to each recorded port.
+            connected: who was connected to that one.
 
         Raises:
             RestoreError, AddressTaken: an open file cannot be made again.
@@ -131,7 +131,7 @@ class Building:
         for record in snapshot.living:
             rebuild_state.rebuild_process(seeds[record.pid], record, self.handover)
         listeners = {p.address.port: made[p.id] for p in listening_ports(snapshot.files)}
-        return FrontEnds.expect(listeners, front_ends)
+        return FrontEnds.expect(listeners, connected)
 
     def ready(self) -> None:
         """Registers; and from here on pages that are not there are waited for."""
@@ -149,6 +149,8 @@ class Building:
         seeds = [self.site.seeds[record.pid] for record in reversed(self.snapshot.living)]
         for seed in seeds:
             rebuild_state.detach_others(seed)
-        front_ends.await_greeting()
+        front_ends.await_greeting(
+            [(s.outer_pid, t.tracee.tid) for s in seeds for t in s.threads.values()]
+        )
         for seed in seeds:
             rebuild_state.detach_first(seed)

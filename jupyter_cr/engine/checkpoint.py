@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jupyter_cr.engine import pages
 from jupyter_cr.engine.collect import Collected, collect_tree
+from jupyter_cr.engine.family import plan_family
 from jupyter_cr.engine.freeze import Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
 from jupyter_cr.engine.machine import Machine, file_identities
@@ -139,6 +140,7 @@ def _freeze_and_clone(pid: int, survey: Survey) -> _Taken:
             identity = identity_of(freezing.tree)
             twins: dict[int, Twin] = {}
             with collect_tree(freezing.tree, survey) as collected:
+                plan_family(collected.processes)
                 for outer, remote in collected.remotes.items():
                     flags = _special_inheritance(remote, survey)
                     attributes = _record_of(

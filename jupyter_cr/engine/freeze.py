@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ from jupyter_cr.tracer.ptrace import Ended, Stop, Tracee, seize
 __all__ = ["Freezing", "FrozenProcess", "FrozenTree", "Interrupted", "freeze"]
 
 _STOP_LIMIT = 2.0
+_LONGEST_PAUSE = 0.005
 _PF_EXITING, _PF_SIGNALED = 0x4, 0x400
 
 
@@ -228,14 +229,18 @@ def _has_become_zombie(process: FrozenProcess) -> bool:
 
 def _stop_threads(tree: FrozenTree, process: FrozenProcess) -> None:
     tree.processes[process.pid] = process
+    looked_again = False
     while True:
         fresh = [tid for tid in list_threads(process.pid) if tid not in process.stops]
         if not fresh:
-            return
+            if process.pid in process.threads or looked_again:
+                return
+            looked_again = True
+            process.stops.pop(process.pid, None)
+            continue
         for tid in fresh:
             _seize_thread(process, tid)
-        for tid in fresh:
-            _wait_for_thread(process, tid)
+        _wait_for_threads(process, fresh)
         if not process.threads:
             raise NoSuchProcess(f"process {process.pid} has ended")
 
@@ -249,20 +254,44 @@ def _seize_thread(process: FrozenProcess, tid: int) -> None:
         process.stops[tid] = Stop(0, 0)
 
 
-def _wait_for_thread(process: FrozenProcess, tid: int) -> None:
+def _wait_for_threads(process: FrozenProcess, tids: Iterable[int]) -> None:
+    """All at once: one that executes a program does not stop until we have seen the
+    others end."""
+    pending = [tid for tid in tids if tid in process.threads]
+    deadline = time.monotonic() + _STOP_LIMIT
+    pause = 0.00002
+    while pending := [tid for tid in pending if not _has_stopped(process, tid)]:
+        if time.monotonic() > deadline:
+            raise TargetError(
+                f"thread {pending[0]} of process {process.pid} ({process.status.name}) "
+                "does not stop",
+                "It waits in Linux for a device or a network file system: try again when "
+                "that has answered.",
+            )
+        for tid in set(process.threads) - set(pending):
+            _has_stopped(process, tid)
+        if pause == _LONGEST_PAUSE:
+            # Behind the number of one that was to stop may be another one by now.
+            for tid in pending:
+                _seize_thread(process, tid)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _has_stopped(process: FrozenProcess, tid: int) -> bool:
     if tid not in process.threads:
-        return
+        return True
     try:
-        process.stops[tid] = process.threads[tid].wait_for_event_stop(_STOP_LIMIT)
-    except Ended:
+        stop = process.threads[tid].poll_event_stop()
+    except (Ended, ProcessLookupError) as error:
         del process.threads[tid]
-        process.stops[tid] = Stop(0, 0)
-    except TimeoutError as error:
-        raise TargetError(
-            f"thread {tid} of process {process.pid} ({process.status.name}) does not stop",
-            "It waits in Linux for a device or a network file system: try again when "
-            "that has answered.",
-        ) from error
+        stop = Stop(0, 0)
+        if isinstance(error, Ended) and error.status is None:
+            # It executes a program: the first thread, whose number it gets, is another.
+            process.stops.pop(process.pid, None)
+    if stop is not None:
+        process.stops[tid] = stop
+    return stop is not None
 
 
 def _thaw(tree: FrozenTree) -> None:

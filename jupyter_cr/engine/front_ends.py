@@ -11,27 +11,40 @@ after the others, which shake hands with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from jupyter_cr.errors import NoSuchProcess, PermissionDenied
+from jupyter_cr.tracer.proc.stat import read_stat
+from jupyter_cr.tracer.proc.tasks import list_pids, list_threads
 from jupyter_cr.tracer.sock_diag import State, TcpSocket, tcp_sockets
 
-__all__ = ["FrontEnds", "count_front_ends"]
+__all__ = ["Connected", "FrontEnds", "count_front_ends"]
 
-_RETURN_LIMIT, _ACCEPT_LIMIT, _GREETING_LIMIT = 0.5, 0.2, 0.3
+_RETURN_LIMIT, _ACCEPT_LIMIT, _GREETING_LIMIT = 0.5, 0.2, 0.5
 _QUIET, _PAUSE = 0.015, 0.004
 _TCPI_UNACKED = struct.Struct("<24xI")
 _LOOPBACK = ("127.", "::1")
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Connections from outside before the tree is ended: `counts` by port of the tree,
+    and the inodes of the `sockets` at the other ends, as far as those are here."""
+
+    counts: dict[int, int] = field(default_factory=dict)
+    sockets: frozenset[int] = frozenset()
+
+
 def count_front_ends(
     sockets: Iterable[TcpSocket], ports: Collection[int], tree: Collection[int]
-) -> dict[int, int]:
-    """How many connections from outside each of the ports has.
+) -> Connected:
+    """Who is connected to the tree.
 
     Args:
         sockets: All of the network namespace.
@@ -41,6 +54,7 @@ def count_front_ends(
     established = [s for s in sockets if s.state == State.ESTABLISHED and s.inode]
     ends = {(s.local, s.remote): s.inode for s in established}
     counts = dict.fromkeys(ports, 0)
+    others = set()
     for end in established:
         if end.local[1] not in counts or end.inode not in tree:
             continue
@@ -48,7 +62,9 @@ def count_front_ends(
         is_elsewhere = other is None and not end.remote[0].startswith(_LOOPBACK)
         if is_elsewhere or (other is not None and other not in tree):
             counts[end.local[1]] += 1
-    return counts
+        if other is not None and other not in tree:
+            others.add(other)
+    return Connected(counts, frozenset(others))
 
 
 @dataclass
@@ -56,14 +72,22 @@ class FrontEnds:
     """Those that are expected back.
 
     `listeners`: our own duplicates of the tree's listeners -> how many should connect.
+    `processes`: that they are, as far as they are here and we may look at them.
     """
 
     listeners: dict[int, int]
+    processes: frozenset[int]
 
     @classmethod
-    def expect(cls, listeners: Mapping[int, int], counts: Mapping[int, int]) -> FrontEnds:
-        """`listeners`: port -> descriptor; `counts`: port -> connections it had."""
-        return cls({os.dup(listeners[p]): n for p, n in counts.items() if n and p in listeners})
+    def expect(cls, listeners: Mapping[int, int], connected: Connected) -> FrontEnds:
+        """`listeners`: port -> descriptor."""
+        wanted = {
+            os.dup(listeners[port]): count
+            for port, count in connected.counts.items()
+            if count and port in listeners
+        }
+        holders = _find_holders(connected.sockets) if wanted else frozenset()
+        return cls(wanted, holders)
 
     def close(self) -> None:
         """Give the duplicates back."""
@@ -75,23 +99,53 @@ class FrontEnds:
         """Wait until all have connected, nobody accepting yet; seconds waited."""
         return _wait(self.listeners, lambda fd, n: _count_waiting(fd) < n, _RETURN_LIMIT)
 
-    def await_greeting(self) -> None:
+    def await_greeting(self, threads: Collection[tuple[int, int]]) -> None:
         """Wait until all have been accepted, what they had to say first has been read,
-        and no more comes."""
+        nobody on either side is busy with it, and no more comes.
+
+        Args:
+            threads: (pid, tid), as we see them, of those that have been let go.
+        """
         if not self.listeners:
             return
         _wait(self.listeners, lambda fd, _: _count_waiting(fd) > 0, _ACCEPT_LIMIT)
         expected = {_port(listener): n for listener, n in self.listeners.items()}
         began = quiet_since = time.perf_counter()
         before: list[int] = []
+        others = [(pid, tid) for pid in self.processes for tid in _threads_of(pid)]
         while (now := time.perf_counter()) - began < _GREETING_LIMIT:
             ends = [s for s in tcp_sockets() if _has_been_read(s, expected)]
             received = [end.received for end in ends]
-            if received != before or len(ends) < sum(expected.values()):
+            all_here = len(ends) >= sum(expected.values())
+            if received != before or not all_here or _are_busy([*threads, *others]):
                 quiet_since, before = now, received
             if now - quiet_since > _QUIET:
                 return
             time.sleep(_PAUSE)
+
+
+def _are_busy(threads: Iterable[tuple[int, int]]) -> bool:
+    """Whether one of them runs, or would if it got a processor."""
+    with contextlib.suppress(NoSuchProcess):
+        return any(read_stat(pid, tid).state == "R" for pid, tid in threads)
+    return False
+
+
+def _threads_of(pid: int) -> list[int]:
+    with contextlib.suppress(NoSuchProcess, PermissionDenied):
+        return list_threads(pid)
+    return []
+
+
+def _find_holders(sockets: Collection[int]) -> frozenset[int]:
+    """The processes that hold one of the sockets with those inodes."""
+    links = {f"socket:[{inode}]" for inode in sockets}
+    found = set()
+    for pid in list_pids():
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+            if any(os.readlink(entry) in links for entry in entries):
+                found.add(pid)
+    return frozenset(found)
 
 
 def _port(listener: int) -> int:

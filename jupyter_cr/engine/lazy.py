@@ -154,7 +154,9 @@ class Pager:
             served.uffd.register(region.start, region.size)
             if "hg" in region.flags:
                 self.huge.append((pid, region.start, region.size))
-        served.missing = sorted((address, address + length, at) for address, length, at in runs)
+        served.missing = sorted(
+            (address, address + length, at) for address, length, at in runs
+        )
 
     def bind(self, handover: Handover) -> None:
         """Tie the tree's life to ours, until all is there."""

@@ -46,7 +46,10 @@ def hold_open_files(processes: Iterable[FrozenProcess]) -> Iterator[Tree]:
             for local, place, link, fdinfo in _duplicate_all(process, stack):
                 same = found.setdefault((link, fdinfo), [])
                 for other, places in same:
-                    if libc.kcmp(os.getpid(), os.getpid(), libc.KCMP_FILE, other, local) == 0:
+                    if (
+                        libc.kcmp(os.getpid(), os.getpid(), libc.KCMP_FILE, other, local)
+                        == 0
+                    ):
                         places.append(place)
                         break
                 else:

@@ -41,17 +41,18 @@ def place_files(
     """Give the process its descriptors and nothing else, then let it do what only it
     can (epoll registrations, record locks, owners)."""
     held = [
-        (file, place)
-        for file in files
-        for place in file.places
-        if place.pid == seed.pid
+        (file, place) for file in files for place in file.places if place.pid == seed.pid
     ]
     seed.thread.call("close_range", 0, _ALL_FDS, 0)
     numbers = list(dict.fromkeys(file.id for file, _ in held))
-    given = dict(zip(numbers, handover.give(seed.thread, [made[n] for n in numbers]), strict=True))
+    given = dict(
+        zip(numbers, handover.give(seed.thread, [made[n] for n in numbers]), strict=True)
+    )
     wanted = {place.fd: (given[file.id], place.cloexec) for file, place in held}
     seed.thread.run(list(assign_calls(wanted)))
-    calls = [call for file, place in held for call in calls_for_place(file, place, rebuilding)]
+    calls = [
+        call for file, place in held for call in calls_for_place(file, place, rebuilding)
+    ]
     seed.thread.run(calls)
 
 

@@ -80,7 +80,9 @@ class MappedFiles:
     fds: Mapping[FileKey, int]
 
     @classmethod
-    def open_paths(cls, keys: Sequence[FileKey], shared: Mapping[object, int]) -> MappedFiles:
+    def open_paths(
+        cls, keys: Sequence[FileKey], shared: Mapping[object, int]
+    ) -> MappedFiles:
         """Open the paths; `shared` has the descriptors of shared memory objects.
 
         Raises:
@@ -137,7 +139,9 @@ def _map_regions(
 ) -> None:
     for group in _groups(regions):
         keys = list(dict.fromkeys(key for r in group if (key := file_key(r)) is not None))
-        numbers = handover.give(seed.thread, [files.fds[key] for key in keys]) if keys else []
+        numbers = (
+            handover.give(seed.thread, [files.fds[key] for key in keys]) if keys else []
+        )
         theirs = dict(zip(keys, numbers, strict=True))
         calls = []
         for region in group:
@@ -170,7 +174,9 @@ def _clear_calls(own: Sequence[MemoryMapping], layout: Layout) -> list[Call]:
     a free place, since where they are may be where another one has to go."""
     special = [m for m in own if m.is_vdso or m.is_vvar]
     calls = [Call("munmap", (m.start, m.size)) for m in own if m not in special]
-    wanted = {region.path: region for region in layout.regions if region.content == "special"}
+    wanted = {
+        region.path: region for region in layout.regions if region.content == "special"
+    }
     if {m.path for m in special} - set(wanted) and wanted:
         raise RestoreError(
             "the vdso of this Linux has other parts than that of the snapshot",
@@ -280,7 +286,11 @@ def finish_memory(
             calls += advice_calls(region, before_filling=False)
     calls += [Call("madvise", (start, length, GUARD)) for start, length in guards]
     seed.thread.run(calls)
-    theirs = handover.give(seed.thread, [executable_fd])[0] if executable_fd is not None else None
+    theirs = (
+        handover.give(seed.thread, [executable_fd])[0]
+        if executable_fd is not None
+        else None
+    )
     auxv = seed.workspace.slot(0) + seed.workspace.frame_size - 1024
     if len(layout.auxv) > 1024:
         raise EngineError(f"auxiliary vector of {len(layout.auxv)} bytes")

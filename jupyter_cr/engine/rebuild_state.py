@@ -17,15 +17,24 @@ from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.remote import ALL_SIGNALS, Batch
 
-__all__ = ["detach_first", "detach_others", "end_as_zombie", "ready", "rebuild_process"]
+__all__ = [
+    "detach_first",
+    "detach_others",
+    "end_as_zombie",
+    "open_directory",
+    "ready",
+    "rebuild_process",
+]
 
 _SIG_IGN = struct.pack("<QQQQ", 1, 0, 0, 0)
 
 
 def rebuild_process(seed: Seed, record: process.Record, handover: Handover) -> None:
     """All but memory, descriptors and registers."""
-    assert record.attributes is not None and record.actions is not None
-    assert record.credentials is not None and record.timers is not None
+    assert record.attributes is not None
+    assert record.actions is not None
+    assert record.credentials is not None
+    assert record.timers is not None
     process.rebuild_from_outside(seed.outer_pid, record.attributes)
     _change_directories(seed, record, handover)
     clone_threads(seed, [t.tid for t in record.threads])
@@ -72,7 +81,7 @@ def _rebuild_threads(seed: Seed, record: process.Record, who: list[Call]) -> Non
 
 
 def _change_directories(seed: Seed, record: process.Record, handover: Handover) -> None:
-    fds = [_open_directory(record, path) for path in (record.root, record.cwd)]
+    fds = [open_directory(record, path) for path in (record.root, record.cwd)]
     try:
         root, cwd = handover.give(seed.thread, fds)
     finally:
@@ -84,7 +93,7 @@ def _change_directories(seed: Seed, record: process.Record, handover: Handover) 
     seed.thread.run([*calls, Call("close", (root,)), Call("close", (cwd,))])
 
 
-def _open_directory(record: process.Record, path: bytes) -> int:
+def open_directory(record: process.Record, path: bytes) -> int:
     try:
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

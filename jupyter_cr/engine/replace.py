@@ -40,7 +40,9 @@ class RunningTree:
             with contextlib.suppress(CheckpointRestoreError, OSError):
                 self._look_at_files_of(pid, pipes, stack)
 
-    def _look_at_files_of(self, pid: int, pipes: Mapping[str, int], stack: ExitStack) -> None:
+    def _look_at_files_of(
+        self, pid: int, pipes: Mapping[str, int], stack: ExitStack
+    ) -> None:
         pidfd = os.pidfd_open(pid)
         stack.callback(os.close, pidfd)
         for name in os.listdir(f"/proc/{pid}/fd"):

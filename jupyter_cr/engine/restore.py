@@ -17,9 +17,10 @@ from jupyter_cr.engine.build import Building
 from jupyter_cr.engine.descriptors import pipe
 from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
 from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
-from jupyter_cr.engine.front_ends import count_front_ends
+from jupyter_cr.engine.front_ends import Connected, count_front_ends
 from jupyter_cr.engine.identity import find_tree
 from jupyter_cr.engine.lazy import Pager
+from jupyter_cr.engine.preflight import require_paths, require_ports
 from jupyter_cr.engine.replace import RunningTree
 from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
@@ -81,6 +82,7 @@ def restore_tree(
     snapshot = Snapshot.read(reader)
     snapshot.machine.require()
     snapshot.needed.require()
+    require_paths(snapshot.living, snapshot.files)
     _raise_file_limit()
     check = PagesCheck(reader)
     with ExitStack() as stack:
@@ -104,10 +106,10 @@ def restore_tree(
                 pager.check = check
             elif site.warm != {record.pid for record in snapshot.living}:
                 check.result()
-            counts: dict[int, int] = {}
+            connected = Connected()
             if mode == "restore":
-                counts = _end_running(snapshot, rebuilding, supervisor.outer_pid)
-            front_ends = building.build_rest(counts)
+                connected = _end_running(snapshot, rebuilding, supervisor.outer_pid)
+            front_ends = building.build_rest(connected)
             building.ready()
         except BaseException:
             site.clear()
@@ -134,13 +136,11 @@ def _silent(phase: str, share: float) -> None:
     """Nobody is watching."""
 
 
-def _end_running(
-    snapshot: Snapshot, rebuilding: Rebuilding, supervisor: int
-) -> dict[int, int]:
-    """End the tree that runs now, if any; how many front ends each port had."""
+def _end_running(snapshot: Snapshot, rebuilding: Rebuilding, supervisor: int) -> Connected:
+    """End the tree that runs now, if any; who was connected to it."""
     root = find_tree(snapshot.identity, apart_from=supervisor)
     if root is None:
-        return {}
+        return Connected()
     running = RunningTree(root)
     outer = {
         f"pipe:[{record.ino}]": record.ino
@@ -150,9 +150,13 @@ def _end_running(
     running.look_at_files(outer, rebuilding.stack)
     rebuilding.outer = running.pipes
     ports = {port.address.port for port in listening_ports(snapshot.files)}
-    counts = count_front_ends(tcp_sockets(), ports, running.sockets) if ports else {}
+    connected = Connected()
+    if ports:
+        sockets = tcp_sockets()
+        require_ports(snapshot.files, sockets, running.sockets)
+        connected = count_front_ends(sockets, ports, running.sockets)
     running.end()
-    return counts
+    return connected
 
 
 def _raise_file_limit() -> None:
@@ -160,4 +164,3 @@ def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-

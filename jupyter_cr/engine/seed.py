@@ -22,7 +22,14 @@ from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize, wait_any
 from jupyter_cr.tracer.remote import ALL_SIGNALS, Batch, CallFailed, RemoteThread, Workspace
 
-__all__ = ["Seed", "adopt_seed", "clone_seed", "clone_threads", "plant", "spare_workspace_size"]
+__all__ = [
+    "Seed",
+    "adopt_seed",
+    "clone_seed",
+    "clone_threads",
+    "plant",
+    "spare_workspace_size",
+]
 
 _CLONE_PTRACE = 0x2000
 _THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
@@ -112,7 +119,9 @@ def plant(address: int, threads: int, argv: Sequence[str]) -> Seed:
     tracee.wait_for_event_stop(_STOP_LIMIT)
     first = Workspace(Memory(pid), address + size, *Workspace.layout(1, _XSTATE_MOST))
     first.install()
-    return _move_out(_seed_of(tracee, first), Workspace(first.memory, address, size, slot, frame))
+    return _move_out(
+        _seed_of(tracee, first), Workspace(first.memory, address, size, slot, frame)
+    )
 
 
 def _move_out(seed: Seed, workspace: Workspace) -> Seed:
@@ -184,7 +193,8 @@ def clone_threads(seed: Seed, tids: Iterable[int]) -> None:
     wanted = [tid for tid in tids if tid not in seed.threads]
     calls = [
         Call(
-            "clone3", (_clone_arguments(_THREAD_FLAGS | _CLONE_PTRACE, 0, tid), _ARGUMENTS_SIZE)
+            "clone3",
+            (_clone_arguments(_THREAD_FLAGS | _CLONE_PTRACE, 0, tid), _ARGUMENTS_SIZE),
         )
         for tid in wanted
     ]

@@ -96,7 +96,9 @@ def copy_shared_memory(
         key = (region.device, region.inode)
         if key not in copies:
             device = os.makedev(*region.device)
-            held = region.path.endswith(_DELETED) and (device, region.inode) in tree.by_inode
+            held = (
+                region.path.endswith(_DELETED) and (device, region.inode) in tree.by_inode
+            )
             copies[key] = Copy(region, 0, held)
         copy = copies[key]
         copy.size = max(copy.size, region.offset + region.size)

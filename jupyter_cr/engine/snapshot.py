@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -80,23 +80,13 @@ def _only(reader: SnapshotReader, cls: type[S]) -> S:
     return found[0]
 
 
-@dataclass
 class PagesCheck:
     """Checks the pages in a thread of its own, from now on, beside the building."""
 
-    reader: SnapshotReader
-    error: BaseException | None = None
-    thread: threading.Thread = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run, name="verify pages", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.reader.verify_pages()
-        except BaseException as error:
-            self.error = error
+    def __init__(self, reader: SnapshotReader) -> None:
+        self._executor = ThreadPoolExecutor(1, "verify pages")
+        self._outcome = self._executor.submit(reader.verify_pages)
+        self._executor.shutdown(wait=False)
 
     def result(self) -> None:
         """Wait for it.
@@ -104,6 +94,4 @@ class PagesCheck:
         Raises:
             CorruptImage: a page is not what it was.
         """
-        self.thread.join()
-        if self.error is not None:
-            raise self.error
+        self._outcome.result()

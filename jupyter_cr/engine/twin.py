@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,9 +106,7 @@ class Twin:
         tracee = self.thread.tracee
         workspace = self.thread.workspace
         parked_at = arch.park_registers(tracee.registers, workspace.address)
-        frame = arch.signal_frame(
-            parked_at, tracee.xstate, ALL_SIGNALS, self.thread.frame
-        )
+        frame = arch.signal_frame(parked_at, tracee.xstate, ALL_SIGNALS, self.thread.frame)
         self.memory.write(self.thread.frame, frame)
         tracee.registers = parked_at
         tracee.signal_mask = ALL_SIGNALS
@@ -217,7 +215,7 @@ def make_twin(
         )
     batch.start()
     leader = remote.leader.tracee.tid
-    helper_tid, stop = _wait_any()
+    helper_tid, stop = _wait_any({leader})
     if helper_tid == leader:
         result = batch.finish(stop)[len(before)]
         raise _clone_failed(remote.frozen.pid, -result.value)
@@ -255,12 +253,14 @@ def _start_helper(remote: RemoteProcess, tid: int) -> Batch:
     return batch
 
 
-def _wait_any() -> tuple[int, Stop]:
-    """The next tracee to stop; raises Ended if one ends instead."""
-    tid, status = wait_any()
-    if not os.WIFSTOPPED(status):
-        raise Ended(tid, status)
-    return tid, Stop(os.WSTOPSIG(status), status >> 16)
+def _wait_any(needed: Container[int]) -> tuple[int, Stop]:
+    """The next tracee to stop; raises Ended if one that is needed ends instead."""
+    while True:
+        tid, status = wait_any()
+        if os.WIFSTOPPED(status):
+            return tid, Stop(os.WSTOPSIG(status), status >> 16)
+        if tid in needed:
+            raise Ended(tid, status)
 
 
 def _thread_of_twin(remote: RemoteProcess, tid: int) -> RemoteThread:
@@ -288,14 +288,14 @@ def _wait_for_twin(
         which goes on when the helper has ended, if one has been seen meanwhile.
 
     Raises:
-        Ended: another thread of the tree ended: somebody kills it.
+        Ended: the leader or the twin ended: somebody kills it.
     """
     twin: int | None = None
     leader_stop: Stop | None = None
     ended = False
     while not ended or twin is None:
         try:
-            tid, stop = _wait_any()
+            tid, stop = _wait_any({helper, leader, twin})
         except Ended as end:
             if end.tid != helper:
                 raise

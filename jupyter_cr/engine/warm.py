@@ -104,4 +104,3 @@ def _clone_into(parked: ParkedTwin, container: Container, handover: Handover) ->
 
 def _namespace(pid: int, kind: str) -> str:
     return os.readlink(f"/proc/{pid}/ns/{kind}")
-

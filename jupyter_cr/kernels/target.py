@@ -5,6 +5,9 @@ Every kernel has its connection file's path in its command line (the kernel spec
 run``, ``bash -c``), of which the topmost is taken, as it is what the server has started
 and waits for; and so may front ends (``jupyter console --existing FILE``), which are
 told from kernels by their names, and by not listening on the shell port.
+
+A fork has its original's command line, but ports of its own. So where a tree has been
+rebuilt, the ports decide which connection file is its own.
 """
 
 from __future__ import annotations
@@ -50,6 +53,9 @@ _FRONT_ENDS = frozenset(
     }
 )
 
+_KEEPER = "jupyter-cr"
+"""argv[0] of the processes around a rebuilt tree (`jupyter_cr.engine.identity`)."""
+
 _MAX_BYTES = 64 << 10
 """No connection file is longer."""
 
@@ -79,6 +85,11 @@ class _Process:
     pid: int
     parent: int
     argv: tuple[str, ...]
+
+    @property
+    def is_keeper(self) -> bool:
+        """Whether it is one of the processes around a rebuilt tree."""
+        return self.argv[:1] == (_KEEPER,)
 
     @cached_property
     def is_front_end(self) -> bool:
@@ -128,6 +139,24 @@ class _Processes:
             yield root
             for child in self._children.get(pid, ()):
                 yield from self.iter_tree(child.pid)
+
+    def is_rebuilt(self, pid: int) -> bool:
+        """Whether the process is of a tree that a restore or a fork has made."""
+        return any(
+            ancestor in self._all and self._all[ancestor].is_keeper
+            for ancestor in self.iter_ancestors(pid)
+        )
+
+    def find_rebuilt(self, port: int) -> list[_Process]:
+        """The roots of rebuilt trees that listen on a TCP port."""
+        roots = [
+            process
+            for process in self._all.values()
+            if not process.is_keeper
+            and process.parent in self._all
+            and self._all[process.parent].is_keeper
+        ]
+        return [process for process in roots if self.is_listening(process.pid, port)]
 
     def find_using(self, path: Path) -> list[_Process]:
         """Processes, other than front ends, that have a file in their command line."""
@@ -195,11 +224,22 @@ def _find_by_id(text: str) -> Path:
 def _target_of_pid(pid: int) -> Target:
     processes = _Processes()
     _check_is_elsewhere(pid, processes)
-    for process in processes.iter_tree(pid):
-        for word in process.iter_files():
-            if (connection := _connection_in(Path(word))) is not None:
-                return _target(pid, Path(word), connection)
+    rebuilt = processes.is_rebuilt(pid)
+    for path in _iter_files(pid, processes, rebuilt):
+        connection = _connection_in(path)
+        if connection is None:
+            continue
+        if not rebuilt or processes.is_listening(pid, connection["shell_port"]):
+            return _target(pid, path, connection)
     return Target(pid)
+
+
+def _iter_files(pid: int, processes: _Processes, rebuilt: bool) -> Iterator[Path]:
+    """What may be the connection file of a tree."""
+    for process in processes.iter_tree(pid):
+        yield from map(Path, process.iter_files())
+    if rebuilt:
+        yield from sorted(runtime_dir().glob("kernel-*.json"))
 
 
 def _connection_in(path: Path) -> Connection | None:
@@ -216,15 +256,24 @@ def _connection_in(path: Path) -> Connection | None:
 def _target_of_file(path: Path) -> Target:
     connection = read_connection(path)
     processes = _Processes()
-    users = processes.find_using(path)
+    port = connection["shell_port"]
     own = {os.getpid(), *processes.iter_ancestors(os.getpid())}
-    tops = processes.topmost(process for process in users if process.pid not in own)
+    users = processes.find_using(path)
+    others = [
+        process
+        for process in users
+        if process.pid not in own
+        and (
+            not processes.is_rebuilt(process.pid)
+            or processes.is_listening(process.pid, port)
+        )
+    ]
+    tops = processes.topmost(others or processes.find_rebuilt(port))
     if len(tops) > 1:
-        port = connection["shell_port"]
         tops = [p for p in tops if processes.is_listening(p.pid, port)] or tops
     if not tops:
         for process in users:
-            if connection["shell_port"] in _listening_ports(process.pid):
+            if port in _listening_ports(process.pid):
                 _check_is_elsewhere(process.pid, processes)
         raise NoSuchProcess(
             f"No process has {path} in its command line.",

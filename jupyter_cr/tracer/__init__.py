@@ -1,0 +1,1 @@
+"""The operating system: ptrace, remote system calls, readers of /proc."""

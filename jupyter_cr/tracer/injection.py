@@ -22,7 +22,7 @@ from jupyter_cr.tracer.proc.maps import Mapping
 from jupyter_cr.tracer.ptrace import Tracee
 from jupyter_cr.tracer.remote import ALL_SIGNALS, MAGIC, Workspace
 
-__all__ = ["Gadgets", "Injector", "find_gadgets", "find_workspace"]
+__all__ = ["Gadgets", "Injector", "find_gadgets", "find_workspaces"]
 
 _PROT_RWX, _MAP_PRIVATE_ANONYMOUS = 7, 0x22
 _SEARCH_LIMIT = 64 << 20
@@ -71,14 +71,17 @@ def find_gadgets(memory: Memory, maps: Sequence[Mapping]) -> Gadgets:
     return Gadgets(call, restorer)
 
 
-def find_workspace(memory: Memory, maps: Sequence[Mapping]) -> Mapping | None:
-    """The workspace that a checkpoint left behind which was killed, if any."""
-    for mapping in maps:
-        if mapping.perms == "rwxp" and not mapping.inode:
-            head = memory.read_available(mapping.start, len(arch.CODE) + len(MAGIC))
-            if head.endswith(MAGIC):
-                return mapping
-    return None
+def find_workspaces(memory: Memory, maps: Sequence[Mapping]) -> list[Mapping]:
+    """The workspaces that checkpoints left behind which were killed, if any."""
+    return [
+        mapping
+        for mapping in maps
+        if mapping.perms == "rwxp"
+        and not mapping.inode
+        and memory.read_available(mapping.start, len(arch.CODE) + len(MAGIC)).endswith(
+            MAGIC
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,17 @@ class Injector:
     def without_leftover(
         self, maps: Sequence[Mapping], threads: Iterable[arch.Registers]
     ) -> Sequence[Mapping]:
-        """The mappings of the process without a workspace that was left behind, which
-        is unmapped; one that any of the `threads` is just leaving stays."""
-        old = find_workspace(self.memory, maps)
-        if old is None or any(
-            old.start <= t.instruction_pointer < old.end for t in threads
-        ):
-            return maps
-        self._call(maps, "munmap", old.start, old.size)
-        return [mapping for mapping in maps if mapping is not old]
+        """The mappings of the process without workspaces that were left behind, which
+        are unmapped; one that any of the `threads` is just leaving stays."""
+        busy = [thread.instruction_pointer for thread in threads]
+        gone = [
+            old
+            for old in find_workspaces(self.memory, maps)
+            if not any(old.start <= address < old.end for address in busy)
+        ]
+        for old in gone:
+            self._call(maps, "munmap", old.start, old.size)
+        return [mapping for mapping in maps if mapping not in gone] if gone else maps
 
     @contextmanager
     def workspace(self, maps: Sequence[Mapping], threads: int) -> Iterator[Workspace]:

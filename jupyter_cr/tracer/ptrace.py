@@ -20,9 +20,15 @@ from dataclasses import dataclass
 
 import ptrace.binding.func as binding
 
-from jupyter_cr.errors import AlreadyTraced, EngineError, NoSuchProcess, PermissionDenied
+from jupyter_cr.errors import (
+    AlreadyTraced,
+    CheckpointRestoreError,
+    EngineError,
+    NoSuchProcess,
+    PermissionDenied,
+)
 from jupyter_cr.tracer.arch.x86_64 import Registers
-from jupyter_cr.tracer.proc.status import read_status
+from jupyter_cr.tracer.proc.status import Status, read_status
 
 __all__ = [
     "EXITKILL",
@@ -94,9 +100,10 @@ class Stop:
 
 
 class Ended(Exception):
-    """The tracee ended; `status` as wait(2) gives it."""
+    """The tracee ended; `status` as wait(2) gives it, None for a thread whose process
+    executes another program."""
 
-    def __init__(self, tid: int, status: int) -> None:
+    def __init__(self, tid: int, status: int | None) -> None:
         super().__init__(f"thread {tid} ended")
         self.tid = tid
         self.status = status
@@ -132,7 +139,7 @@ def _waitpid(tid: int, options: int) -> tuple[int, int]:
         return os.waitpid(tid, options)
     except ChildProcessError as error:
         # The tid of a thread that calls execve is gone without a word (ptrace(2)).
-        raise Ended(tid, 0) from error
+        raise Ended(tid, None) from error
 
 
 def _as_stop(tid: int, _: int, status: int) -> Stop:
@@ -227,15 +234,27 @@ class Tracee:
             TimeoutError: nothing for `timeout` seconds: it is in a call that Linux
                 does not interrupt.
         """
+        deadline = time.monotonic() + timeout
         while True:
             stop = poll_for(self.tid, timeout)
-            if stop is None:
+            if stop is None or time.monotonic() > deadline:
                 raise TimeoutError(f"thread {self.tid} does not stop")
             if stop.is_event_stop:
                 return stop
-            # Any stop uses up the interruption (ptrace_stop in Linux's kernel/signal.c).
-            self.interrupt()
-            _request(_CONT, self.tid, 0, 0 if stop.event else stop.signal)
+            self._go_on_to_event_stop(stop)
+
+    def poll_event_stop(self) -> Stop | None:
+        """Like `wait_for_event_stop`, but None if it has not happened yet."""
+        stop = poll_for(self.tid, 0)
+        if stop is None or stop.is_event_stop:
+            return stop
+        self._go_on_to_event_stop(stop)
+        return None
+
+    def _go_on_to_event_stop(self, stop: Stop) -> None:
+        # Any stop uses up the interruption (ptrace_stop in Linux's kernel/signal.c).
+        self.interrupt()
+        self.deliver(0 if stop.event else stop.signal)
 
     def hold_back(self) -> None:
         """Keep the signal of a signal-delivery-stop for later."""
@@ -341,27 +360,45 @@ def seize(tid: int, options: int = 0) -> Tracee:
         AlreadyTraced: another tracer has it.
         PermissionDenied: Linux does not let this user trace it.
     """
-    try:
-        _request(_SEIZE, tid, 0, options | _TRACESYSGOOD)
-    except ProcessLookupError as error:
-        raise NoSuchProcess(f"process {tid} does not exist (any more)") from error
-    except PermissionError as error:
-        status = read_status(tid)
-        if status.state in "ZX":
-            raise NoSuchProcess(f"process {tid} has ended") from error
-        if status.tracer_pid:
-            raise AlreadyTraced(
-                f"process {tid} is traced by process {status.tracer_pid}",
-                "Only one tracer can have a process: end the debugger, strace or "
-                "checkpoint that works on it, and try again.",
-            ) from error
-        raise PermissionDenied(
-            f"this user may not trace process {tid}",
-            "It belongs to another user, is protected (prctl PR_SET_DUMPABLE), or "
-            "ptrace is restricted here: run `jupyter cr check`.",
-        ) from error
-    except OSError as error:
-        if error.errno == errno.EIO:
-            raise EngineError(f"PTRACE_SEIZE of process {tid} failed: {error}") from error
-        raise
+    for _ in range(_SEIZE_ATTEMPTS):
+        try:
+            _request(_SEIZE, tid, 0, options | _TRACESYSGOOD)
+        except ProcessLookupError as error:
+            raise NoSuchProcess(f"process {tid} does not exist (any more)") from error
+        except PermissionError as error:
+            status = read_status(tid)
+            if status.tracer_pid == os.getpid():
+                break
+            failure, cause = _why_not(status), error
+            # A first thread that has ended looks like that, until the thread that
+            # executes a program has taken its number.
+            time.sleep(0.001)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise EngineError(f"PTRACE_SEIZE of {tid} failed: {error}") from error
+            raise
+        else:
+            break
+    else:
+        raise failure from cause
     return Tracee(tid)
+
+
+_SEIZE_ATTEMPTS = 5
+
+
+def _why_not(status: Status) -> CheckpointRestoreError:
+    """Why the thread with that status cannot be traced."""
+    if status.state in "ZX":
+        return NoSuchProcess(f"process {status.pid} has ended")
+    if status.tracer_pid:
+        return AlreadyTraced(
+            f"process {status.pid} is traced by process {status.tracer_pid}",
+            "Only one tracer can have a process: end the debugger, strace or "
+            "checkpoint that works on it, and try again.",
+        )
+    return PermissionDenied(
+        f"this user may not trace process {status.pid}",
+        "It belongs to another user, is protected (prctl PR_SET_DUMPABLE), or "
+        "ptrace is restricted here: run `jupyter cr check`.",
+    )

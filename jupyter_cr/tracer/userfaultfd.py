@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 from dataclasses import dataclass
+from enum import IntEnum, IntFlag
 from typing import Final
 
 from jupyter_cr.errors import RestoreError
@@ -25,10 +26,30 @@ _API = 0xAA
 _UFFDIO_API, _UFFDIO_REGISTER = 0xC018AA3F, 0xC020AA00
 _UFFDIO_COPY, _UFFDIO_ZEROPAGE = 0xC028AA03, 0xC020AA04
 _MODE_MISSING = 1
-_FEATURE_FORK, _FEATURE_REMAP, _FEATURE_REMOVE, _FEATURE_UNMAP = 1 << 1, 1 << 2, 1 << 3, 1 << 6
-_FEATURES = _FEATURE_FORK | _FEATURE_REMAP | _FEATURE_REMOVE | _FEATURE_UNMAP
 _MESSAGE = struct.Struct("<B7xQQQ")
-_EVENT_FAULT, _EVENT_FORK, _EVENT_REMAP, _EVENT_REMOVE, _EVENT_UNMAP = 0x12, 0x13, 0x14, 0x15, 0x16
+
+
+class _Feature(IntFlag):
+    EVENT_FORK = 1 << 1
+    EVENT_REMAP = 1 << 2
+    EVENT_REMOVE = 1 << 3
+    EVENT_UNMAP = 1 << 6
+
+
+class _Kind(IntEnum):
+    PAGEFAULT = 0x12
+    FORK = 0x13
+    REMAP = 0x14
+    REMOVE = 0x15
+    UNMAP = 0x16
+
+
+_FEATURES = (
+    _Feature.EVENT_FORK
+    | _Feature.EVENT_REMAP
+    | _Feature.EVENT_REMOVE
+    | _Feature.EVENT_UNMAP
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +149,7 @@ class Userfaultfd:
             if error.errno == errno.EINVAL:
                 return []
             raise
-        return [
-            _parse(data, at) for at in range(0, len(data), _MESSAGE.size)
-        ]
+        return [_parse(data, at) for at in range(0, len(data), _MESSAGE.size)]
 
     def close(self) -> None:
         """Stop serving, as far as this duplicate goes."""
@@ -139,10 +158,10 @@ class Userfaultfd:
 
 def _parse(data: bytes, at: int) -> Event:
     kind, first, second, third = _MESSAGE.unpack_from(data, at)
-    if kind == _EVENT_FAULT:
+    if kind == _Kind.PAGEFAULT:
         return Fault(second)
-    if kind == _EVENT_FORK:
+    if kind == _Kind.FORK:
         return Fork(first & 0xFFFFFFFF)
-    if kind == _EVENT_REMAP:
+    if kind == _Kind.REMAP:
         return Moved(first, second, third)
     return Gone(first, second)

@@ -275,11 +275,12 @@ def serve():
 
 
 def port_of(pid: int) -> int:
-    """The one port at which a process listens."""
+    """The one port of 127.0.0.1 at which a process listens."""
 
     def listening() -> list[int]:
         found = psutil.Process(pid).net_connections("tcp")
-        return [c.laddr.port for c in found if c.status == psutil.CONN_LISTEN]
+        listening = (c.laddr for c in found if c.status == psutil.CONN_LISTEN)
+        return [address.port for address in listening if address.ip == "127.0.0.1"]
 
     wait_until(listening, f"process {pid} listens")
     return listening()[0]

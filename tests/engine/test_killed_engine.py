@@ -15,6 +15,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 from jupyter_cr.tracer.proc.maps import read_maps
+from jupyter_cr.tracer.proc.tasks import list_threads
 from tests.engine.harness import (
     LIMIT,
     SERVE,
@@ -130,10 +131,21 @@ def workspaces(pid: int) -> int:
     return sum(mapping.perms == "rwxp" for mapping in read_maps(pid))
 
 
+def has_threads_inside(pid: int) -> bool:
+    """Whether a thread may still be on its way out of a workspace."""
+    inside = [m for m in read_maps(pid) if m.perms == "rwxp"]
+    for tid in list_threads(pid) if inside else []:
+        *_, counter = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
+        if counter == "running" or any(m.start <= int(counter, 16) < m.end for m in inside):
+            return True
+    return False
+
+
 def check_unharmed(pid: int, children: list[psutil.Process]) -> None:
     """`children`: those that it has."""
     assert psutil.Process(pid).children() == children
     wait_until(lambda: not strays(pid), f"strays end: {strays(pid)}")
+    wait_until(lambda: not has_threads_inside(pid))
     assert workspaces(pid) <= 1
 
 

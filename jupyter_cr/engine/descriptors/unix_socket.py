@@ -477,9 +477,7 @@ def _bind(rebuilt: socket.socket, record: Record, rebuilding: Rebuilding) -> Non
     elif record.name.path is None:
         _bind_unless_taken(rebuilt, record, record.name.address)
     elif record.name.exists:
-        _bind_path(
-            rebuilt, record, record.name, os.fsdecode(record.name.path), rebuilding
-        )
+        _bind_path(rebuilt, record, record.name, os.fsdecode(record.name.path), rebuilding)
     else:
         # Its file is gone: nobody could reach it, and nobody shall.
         rebuilt.bind(b"")

@@ -35,7 +35,7 @@ Content = Literal["anonymous", "file", "shared", "copied", "special"]
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 _MAP_DROPPABLE = 0x08
-_MAP_GROWSDOWN, _MAP_NORESERVE, _MAP_STACK = 0x100, 0x4000, 0x20000
+_MAP_GROWSDOWN, _MAP_NORESERVE = 0x100, 0x4000
 _NO_FD = (1 << 64) - 1
 
 _REFUSED = {
@@ -211,7 +211,7 @@ def map_call(region: Region, fd: int | None) -> Call:
     if fd is None:
         flags |= _MAP_ANONYMOUS
     if "gd" in region.flags:
-        flags |= _MAP_GROWSDOWN | _MAP_STACK
+        flags |= _MAP_GROWSDOWN
     if "nr" in region.flags:
         flags |= _MAP_NORESERVE
     return Call(

@@ -15,7 +15,14 @@ from jupyter_cr.engine.state.address_space import Layout
 from jupyter_cr.tracer.calls import Call, Out
 from jupyter_cr.tracer.remote import Result
 
-__all__ = ["Attributes", "Ids", "Record", "collect_attributes", "collect_calls", "rebuild_calls"]
+__all__ = [
+    "Attributes",
+    "Ids",
+    "Record",
+    "collect_attributes",
+    "collect_calls",
+    "rebuild_calls",
+]
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
@@ -25,7 +32,8 @@ _LIMITS = tuple(range(16))
 
 class Attributes(msgspec.Struct, frozen=True):
     """What is a number or two: subreaper, huge pages disabled, personality, umask,
-    resource limits (soft, hard) by number, score for the out-of-memory killer."""
+    resource limits (soft, hard) by number, score for the out-of-memory killer, and what
+    goes into a core dump (core(5))."""
 
     child_subreaper: int
     thp_disable: int
@@ -33,6 +41,7 @@ class Attributes(msgspec.Struct, frozen=True):
     umask: int
     limits: tuple[tuple[int, int], ...]
     oom_score_adj: int
+    coredump_filter: int
 
 
 class Ids(msgspec.Struct, frozen=True):
@@ -99,6 +108,7 @@ def collect_attributes(
         umask,
         tuple(resource.prlimit(pid, number) for number in _LIMITS),
         int(Path(f"/proc/{pid}/oom_score_adj").read_text()),
+        int(Path(f"/proc/{pid}/coredump_filter").read_text(), 16),
     )
 
 
@@ -123,9 +133,14 @@ def rebuild_from_outside(pid: int, attributes: Attributes) -> None:
     if int(score.read_text()) != attributes.oom_score_adj:
         with contextlib.suppress(PermissionError):
             score.write_text(str(attributes.oom_score_adj))
+    core = Path(f"/proc/{pid}/coredump_filter")
+    if int(core.read_text(), 16) != attributes.coredump_filter:
+        core.write_text(hex(attributes.coredump_filter))
 
 
-def queue_signal_calls(pid: int, infos: Iterable[bytes], tid: int | None = None) -> list[Call]:
+def queue_signal_calls(
+    pid: int, infos: Iterable[bytes], tid: int | None = None
+) -> list[Call]:
     """Queue signals again, for the process or for its thread `tid`, made by itself."""
     calls = []
     for info in infos:

@@ -148,7 +148,9 @@ def rebuild_calls(record: Record) -> list[Call]:
         Call("ioprio_set", (_IOPRIO_WHO_PROCESS, 0, record.io_priority), optional=True),
         Call("sched_setattr", (0, record.scheduling, 0), optional=True),
         Call(
-            "sched_setaffinity", (0, _AFFINITY_SIZE, _cpu_set(record.affinity)), optional=True
+            "sched_setaffinity",
+            (0, _AFFINITY_SIZE, _cpu_set(record.affinity)),
+            optional=True,
         ),
     ]
     if record.rseq is not None:

@@ -152,16 +152,19 @@ RESTORER_GADGET: Final = bytes.fromhex("48c7c00f0000000f05")
 _UNBLOCKABLE_TRAP_FLAG: Final = 1 << 8
 
 
+# fmt: off
+_REGISTER_NAMES: Final = (
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx",
+    "rdx", "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base",
+    "gs_base", "ds", "es", "fs", "gs",
+)
+# fmt: on
+
+
 class Registers(ctypes.Structure):
     """struct user_regs_struct, as PTRACE_GETREGSET gives it for NT_PRSTATUS."""
 
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in (
-            "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs "
-            "eflags rsp ss fs_base gs_base ds es fs gs"
-        ).split()
-    ]
+    _fields_ = tuple((name, ctypes.c_uint64) for name in _REGISTER_NAMES)
 
     r15: int
     r14: int
