@@ -83,6 +83,8 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_ms: float
     warnings: tuple[str, ...] = ()
     """Sentences: ties that could not be made again as they were."""
+    supervisor: int
+    """Pid of the process that ends when the tree's root ends, with the same status."""
 
 
 class SnapshotDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -351,7 +353,23 @@ def _restore_result(
         connection_file=str(path) if path else None,
         elapsed_ms=outcome.elapsed_ms,
         warnings=tuple(map(printable, (*outcome.warnings, *more))),
+        supervisor=outcome.supervisor_pid,
     )
+
+
+def wait_for_end(result: RestoreResult) -> int:
+    """Wait until the root of a tree that this process has brought back (not lazily) has
+    ended.
+
+    Returns:
+        Its exit code; 128 and the signal's number more if a signal ended it.
+
+    Raises:
+        ChildProcessError: the supervisor is not our child.
+    """
+    _, status = os.waitpid(result.supervisor, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 def list_snapshots(*, store: Store | None = None) -> list[Snapshot]:

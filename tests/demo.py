@@ -224,7 +224,8 @@ def play(stack: ExitStack) -> None:
     before = notebook.run(LOOK)
     child, pid = map(int, before.split()[-2:])
     # Of an attempt that fails before the kernel is killed below.
-    stack.callback(lambda: (kill(pid), kill(child)))
+    stack.callback(kill, pid)
+    stack.callback(kill, child)
 
     kernel_id = connection_file.stem.removeprefix("kernel-")[:8]
     step(3, "A checkpoint. The kernel goes on.")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from jupyter_cr import __version__
+from jupyter_cr.errors import UsageError
+
+if TYPE_CHECKING:
+    from jupyter_cr.operations import RestoreResult
 
 __all__ = ["cr"]
 
@@ -24,6 +28,12 @@ def _json_option(function: F) -> F:
 def _debug_option(function: F) -> F:
     return click.option(
         "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+    )(function)
+
+
+def _wait_option(function: F) -> F:
+    return click.option(
+        "--wait", is_flag=True, help="Stay until it ends, and exit with its status."
     )(function)
 
 
@@ -155,13 +165,15 @@ def verify(name: str, as_json: bool) -> None:
 @cr.command()
 @click.argument("name")
 @click.option("--lazy", is_flag=True, help="Let it run before all of its memory is there.")
+@_wait_option
 @_json_option
 @_debug_option
-def restore(name: str, lazy: bool, as_json: bool) -> None:
+def restore(name: str, lazy: bool, wait: bool, as_json: bool) -> int:
     """Bring a snapshot back in place of what runs now: same pids, same ports."""
     from jupyter_cr.cli.progress import progress_bar
     from jupyter_cr.operations import restore
 
+    _refuse_waiting_lazily(wait, lazy)
     with progress_bar() as progress:
         result = restore(name, lazy=lazy, progress=progress)
     if as_json:
@@ -170,6 +182,7 @@ def restore(name: str, lazy: bool, as_json: bool) -> None:
         from jupyter_cr.cli.display import show_restored
 
         show_restored(result)
+    return _wait(result) if wait else 0
 
 
 @cr.command()
@@ -180,13 +193,17 @@ def restore(name: str, lazy: bool, as_json: bool) -> None:
     help="To be written; a new kernel's in Jupyter's directory if not given.",
 )
 @click.option("--lazy", is_flag=True, help="Let it run before all of its memory is there.")
+@_wait_option
 @_json_option
 @_debug_option
-def fork(name: str, connection_file: Path | None, lazy: bool, as_json: bool) -> None:
+def fork(
+    name: str, connection_file: Path | None, lazy: bool, wait: bool, as_json: bool
+) -> int:
     """Bring a snapshot back beside the original, on ports of its own."""
     from jupyter_cr.cli.progress import progress_bar
     from jupyter_cr.operations import fork
 
+    _refuse_waiting_lazily(wait, lazy)
     with progress_bar() as progress:
         result = fork(name, connection_file=connection_file, lazy=lazy, progress=progress)
     if as_json:
@@ -195,3 +212,20 @@ def fork(name: str, connection_file: Path | None, lazy: bool, as_json: bool) -> 
         from jupyter_cr.cli.display import show_forked
 
         show_forked(result)
+    return _wait(result) if wait else 0
+
+
+def _refuse_waiting_lazily(wait: bool, lazy: bool) -> None:
+    if wait and lazy:
+        raise UsageError(
+            "--wait and --lazy do not go together.",
+            "A lazily restored kernel belongs to the process that brings its pages.",
+        )
+
+
+def _wait(result: RestoreResult) -> int:
+    """What was printed has to be seen now, not at the end."""
+    from jupyter_cr.operations import wait_for_end
+
+    sys.stdout.flush()
+    return wait_for_end(result)

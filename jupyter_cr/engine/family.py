@@ -11,6 +11,8 @@ it refuses there need not be refused at restore.
 
 from __future__ import annotations
 
+import signal
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -170,12 +172,22 @@ def grow_family(
         if birth.leads:
             seed.thread.call("setsid")
     _set_groups(family, records, births)
-    for birth in births:
+    for birth in reversed(births):
         if birth.stand_in and not birth.stays:
-            family.seeds.pop(birth.pid).kill()
-        elif birth.stand_in:
-            family.stand_ins.append(birth)
+            _end_helper(family.seeds[birth.creator], family.seeds.pop(birth.pid))
+    family.stand_ins += [birth for birth in births if birth.stand_in and birth.stays]
     return family
+
+
+def _end_helper(creator: Seed, helper: Seed) -> None:
+    """Without a zombie, which would be the creator's to wait for."""
+    creator.thread.call("rt_sigaction", signal.SIGCHLD, _IGNORE, 0, 8)
+    helper.kill()
+    creator.thread.call("rt_sigaction", signal.SIGCHLD, _DEFAULT, 0, 8)
+
+
+_IGNORE, _DEFAULT = struct.pack("<QQQQ", 1, 0, 0, 0), bytes(32)
+"""struct sigaction (rt_sigaction(2))."""
 
 
 def _set_groups(

@@ -114,7 +114,7 @@ class FrontEnds:
         before: list[int] = []
         others = [(pid, tid) for pid in self.processes for tid in _threads_of(pid)]
         while (now := time.perf_counter()) - began < _GREETING_LIMIT:
-            ends = [s for s in tcp_sockets() if _has_been_read(s, expected)]
+            ends = [s for s in _established() if _has_been_read(s, expected)]
             received = [end.received for end in ends]
             all_here = len(ends) >= sum(expected.values())
             if received != before or not all_here or _are_busy([*threads, *others]):
@@ -122,6 +122,11 @@ class FrontEnds:
             if now - quiet_since > _QUIET:
                 return
             time.sleep(_PAUSE)
+
+
+def _established() -> list[TcpSocket]:
+    """All TCP connections of the network namespace."""
+    return tcp_sockets(states=(State.ESTABLISHED,))
 
 
 def _are_busy(threads: Iterable[tuple[int, int]]) -> bool:

@@ -26,6 +26,7 @@ __all__ = [
     "rebuild_process",
 ]
 
+_PR_SET_NAME = 15
 _SIG_IGN = struct.pack("<QQQQ", 1, 0, 0, 0)
 
 
@@ -163,6 +164,7 @@ def end_as_zombie(seed: Seed, record: process.Record) -> None:
     """End a seed with the status that the zombie had, for its parent to find."""
     assert record.zombie_status is not None
     status = record.zombie_status
+    seed.thread.call("prctl", _PR_SET_NAME, record.comm + b"\0")
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         calls = [

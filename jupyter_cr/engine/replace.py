@@ -32,6 +32,8 @@ class RunningTree:
     """Inodes of its sockets, after `look_at_files`."""
     pipes: dict[int, int] = field(default_factory=dict)
     """Inode of a pipe -> our own duplicate of a descriptor on it, after that."""
+    sessions: dict[int, int] = field(default_factory=dict)
+    """Of all processes that have been looked at."""
 
     def look_at_files(self, pipes: Mapping[str, int], stack: ExitStack) -> None:
         """See which sockets it has, and take duplicates of the pipes whose links are
@@ -85,10 +87,16 @@ class RunningTree:
                 members.update(children)
                 pending += children
         for pid in list_pids():
-            with contextlib.suppress(CheckpointRestoreError):
-                if read_stat(pid).session in members:
-                    members.add(pid)
+            if self._session_of(pid) in members:
+                members.add(pid)
         return members
+
+    def _session_of(self, pid: int) -> int:
+        """0 if it has ended. Looked up once: nobody can enter a session from outside."""
+        if pid not in self.sessions:
+            with contextlib.suppress(CheckpointRestoreError):
+                self.sessions[pid] = read_stat(pid).session
+        return self.sessions.get(pid, 0)
 
     def _members_and_keepers(self) -> list[int]:
         """The keepers are the processes around a tree that we had rebuilt."""

@@ -26,7 +26,7 @@ from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
 from jupyter_cr.engine.streams import SnapshotReader
 from jupyter_cr.tracer.handover import Handover
-from jupyter_cr.tracer.sock_diag import tcp_sockets
+from jupyter_cr.tracer.sock_diag import State, tcp_sockets
 
 __all__ = ["RestoreOutcome", "restore_tree"]
 
@@ -152,7 +152,7 @@ def _end_running(snapshot: Snapshot, rebuilding: Rebuilding, supervisor: int) ->
     ports = {port.address.port for port in listening_ports(snapshot.files)}
     connected = Connected()
     if ports:
-        sockets = tcp_sockets()
+        sockets = tcp_sockets(states=set(State) - {State.TIME_WAIT})
         require_ports(snapshot.files, sockets, running.sockets)
         connected = count_front_ends(sockets, ports, running.sockets)
     running.end()

@@ -136,6 +136,15 @@ class Kernel:
         self.client.first_reply()
         return float(restored["elapsed_ms"]), (time.perf_counter() - began) * 1e3
 
+    def await_end(self) -> None:
+        """Wait until its pid is free; whoever restores it with that pid needs it."""
+        process = getattr(self._manager.provisioner, "process", None)
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{self.pid}").exists() and time.monotonic() < deadline:
+            if process is not None:
+                process.poll()
+            time.sleep(0.005)
+
     def end(self) -> None:
         self.client.close()
         end(self.pid)

@@ -246,7 +246,7 @@ def _measure_dill(bench: Bench, workload: Workload, kernel: Kernel) -> None:
     """dill.dumps() of the namespace, in the kernel: not on disk yet, and no threads, no
     children, no open files."""
     name = "dill.dumps() of the variables"
-    samples, size = [], 0
+    samples, size = [], "0"
     for _ in range(min(3, bench.repeat)):
         try:
             took, size = kernel.client.run(_DILL).split()
@@ -477,6 +477,7 @@ def measure_criu(bench: Bench, workload: Workload) -> None:
             bench.warm(workload)
             images = directory / f"images-{number}"
             dumps.append(criu.dump_ms(kernel.pid, images, goes_on=False))
+            kernel.await_end()
             took, answer = criu.restore_ms(images, kernel.client)
             restores.append(took)
             answers.append(answer)
