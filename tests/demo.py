@@ -223,9 +223,9 @@ def play(stack: ExitStack) -> None:
     notebook.run(PREPARE)
     before = notebook.run(LOOK)
     child, pid = map(int, before.split()[-2:])
-    # Of an attempt that fails before the kernel is killed below.
-    stack.callback(kill, pid)
-    stack.callback(kill, child)
+    first = stack.enter_context(ExitStack())
+    first.callback(kill, child)
+    first.callback(kill, pid)
 
     kernel_id = connection_file.stem.removeprefix("kernel-")[:8]
     step(3, "A checkpoint. The kernel goes on.")
@@ -238,6 +238,8 @@ def play(stack: ExitStack) -> None:
     say(f"   $ kill -9 {pid}")
     kill(pid)
     require(not is_alive(pid) and not is_alive(child), "it lives on")
+    # Whoever has these pids from now on is somebody else.
+    first.pop_all()
 
     step(6, "Restore. The notebook that was open stays open, and nobody tells it.")
     stack.callback(kill, pid_in(cr("restore", "before")))

@@ -31,6 +31,7 @@ class Building:
     Attributes:
         pager: brings large regions later; None: everything is read now.
         report: told the share of the pages that has been read.
+        meanwhile: called, maybe several times, while a process reads its pages.
     """
 
     snapshot: Snapshot
@@ -39,6 +40,7 @@ class Building:
     handover: Handover
     pager: Pager | None
     report: Callable[[float], None]
+    meanwhile: Callable[[], None]
     shared: dict[object, int] = field(default_factory=dict)
     later: list[tuple[int, int, list[Region], list[Run]]] = field(default_factory=list)
     filled: int = 0
@@ -92,7 +94,12 @@ class Building:
                 fd = self.pager.open(seed)
                 self.later.append((fd, seed.outer_pid, regions, later))
         rebuild_memory.fill_memory(
-            seed, runs, self.snapshot.reader.pages_fd, self.handover, self._advance
+            seed,
+            runs,
+            self.snapshot.reader.pages_fd,
+            self.handover,
+            self._advance,
+            self.meanwhile,
         )
         rebuild_memory.finish_memory(
             seed,

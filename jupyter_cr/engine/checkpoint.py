@@ -137,7 +137,6 @@ def _take(pid: int) -> _Taken:
 def _freeze_and_clone(pid: int, survey: Survey) -> _Taken:
     with ExitStack() as on_error:
         with freeze(pid) as freezing:
-            identity = identity_of(freezing.tree)
             twins: dict[int, Twin] = {}
             with collect_tree(freezing.tree, survey) as collected:
                 plan_family(collected.processes)
@@ -151,6 +150,7 @@ def _freeze_and_clone(pid: int, survey: Survey) -> _Taken:
                         remote, flags, is_subreaper=bool(attributes.child_subreaper)
                     )
                     on_error.callback(twins[outer].end)
+        identity = identity_of(freezing.tree)
         on_error.pop_all()
         return _Taken(collected, twins, freezing.downtime_ms, identity)
 

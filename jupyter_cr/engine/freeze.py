@@ -270,10 +270,6 @@ def _wait_for_threads(process: FrozenProcess, tids: Iterable[int]) -> None:
             )
         for tid in set(process.threads) - set(pending):
             _has_stopped(process, tid)
-        if pause == _LONGEST_PAUSE:
-            # Behind the number of one that was to stop may be another one by now.
-            for tid in pending:
-                _seize_thread(process, tid)
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 

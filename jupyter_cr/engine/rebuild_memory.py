@@ -223,9 +223,11 @@ def fill_memory(
     pages_fd: int,
     handover: Handover,
     advance: Callable[[int], None],
+    meanwhile: Callable[[], None],
 ) -> None:
     """Have the process read its pages, by as many of its threads as there are
-    processors. `advance` is told how many bytes have come.
+    processors. `advance` is told how many bytes have come; `meanwhile` is called while
+    the process reads.
 
     Raises:
         CorruptImage: the pages end too early.
@@ -242,6 +244,7 @@ def fill_memory(
             calls = [Call("pread64", (fd, *run)) for run in group]
             batches.append((group, Batch(worker, calls)))
             batches[-1][1].start()
+        meanwhile()
         for group, batch in batches:
             rest = _unread(group, batch.finish())
             advance(sum(n for _, n, _ in group) - sum(n for _, n, _ in rest))

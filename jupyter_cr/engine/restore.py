@@ -10,7 +10,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jupyter_cr.engine.build import Building
@@ -93,6 +93,7 @@ def restore_tree(
         try:
             supervisor = site.container.supervisor
             pager = Pager(reader.pages_fd, supervisor) if lazy else None
+            old = _Old(snapshot, rebuilding, supervisor.outer_pid)
             building = Building(
                 snapshot,
                 site,
@@ -100,15 +101,14 @@ def restore_tree(
                 handover,
                 pager,
                 lambda share: report("restore", share),
+                old.look if mode == "restore" else _nothing,
             )
             building.build_memory()
             if pager is not None and mode == "fork":
                 pager.check = check
             elif site.warm != {record.pid for record in snapshot.living}:
                 check.result()
-            connected = Connected()
-            if mode == "restore":
-                connected = _end_running(snapshot, rebuilding, supervisor.outer_pid)
+            connected = old.end() if mode == "restore" else Connected()
             front_ends = building.build_rest(connected)
             building.ready()
         except BaseException:
@@ -136,27 +136,57 @@ def _silent(phase: str, share: float) -> None:
     """Nobody is watching."""
 
 
-def _end_running(snapshot: Snapshot, rebuilding: Rebuilding, supervisor: int) -> Connected:
-    """End the tree that runs now, if any; who was connected to it."""
-    root = find_tree(snapshot.identity, apart_from=supervisor)
-    if root is None:
-        return Connected()
-    running = RunningTree(root)
-    outer = {
-        f"pipe:[{record.ino}]": record.ino
-        for _, record in rebuilding.records(pipe.Record)
-        if record.outer
-    }
-    running.look_at_files(outer, rebuilding.stack)
-    rebuilding.outer = running.pipes
-    ports = {port.address.port for port in listening_ports(snapshot.files)}
-    connected = Connected()
-    if ports:
-        sockets = tcp_sockets(states=set(State) - {State.TIME_WAIT})
-        require_ports(snapshot.files, sockets, running.sockets)
-        connected = count_front_ends(sockets, ports, running.sockets)
-    running.end()
-    return connected
+def _nothing() -> None:
+    """Nothing has to be looked at."""
+
+
+@dataclass
+class _Old:
+    """The tree that a restore replaces, if there is one."""
+
+    snapshot: Snapshot
+    rebuilding: Rebuilding
+    supervisor: int
+    running: RunningTree | None = None
+    connected: Connected = field(default_factory=Connected)
+    looked: bool = False
+
+    def look(self) -> None:
+        """See what it has, and take what it hands on. May be called again.
+
+        Raises:
+            AddressTaken: somebody else has one of the ports.
+        """
+        if self.looked:
+            return
+        self.looked = True
+        root = find_tree(self.snapshot.identity, apart_from=self.supervisor)
+        if root is None:
+            return
+        self.running = RunningTree(root)
+        outer = {
+            f"pipe:[{record.ino}]": record.ino
+            for _, record in self.rebuilding.records(pipe.Record)
+            if record.outer
+        }
+        self.running.look_at_files(outer, self.rebuilding.stack)
+        self.rebuilding.outer = self.running.pipes
+        ports = {port.address.port for port in listening_ports(self.snapshot.files)}
+        if ports:
+            sockets = tcp_sockets(states=set(State) - {State.TIME_WAIT})
+            require_ports(self.snapshot.files, sockets, self.running.sockets)
+            self.connected = count_front_ends(sockets, ports, self.running.sockets)
+
+    def end(self) -> Connected:
+        """End it; who was connected to it.
+
+        Raises:
+            RestoreError: a process of it does not end.
+        """
+        self.look()
+        if self.running is not None:
+            self.running.end()
+        return self.connected
 
 
 def _raise_file_limit() -> None:

@@ -18,6 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Container, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,9 +96,7 @@ class Twin:
 
     def end(self) -> None:
         """Kill and reap it. May be called again."""
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, _WALL)
+        _kill(self.pid)
         self.memory.close()
 
     def park(self) -> ParkedTwin:
@@ -221,10 +220,22 @@ def make_twin(
         raise _clone_failed(remote.frozen.pid, -result.value)
     twin_batch = _start_helper(remote, helper_tid)
     twin_tid, leader_stop = _wait_for_twin(helper_tid, leader, twin_batch)
-    batch.finish(leader_stop)
-    if twin_tid is None:
-        raise _clone_failed(remote.frozen.pid, -twin_batch.read_results()[1].value)
-    return Twin(remote.frozen.inner_pid, _thread_of_twin(remote, twin_tid))
+    with ExitStack() as on_error:
+        if twin_tid is not None:
+            on_error.callback(_kill, twin_tid)
+        batch.finish(leader_stop)
+        if twin_tid is None:
+            raise _clone_failed(remote.frozen.pid, -twin_batch.read_results()[1].value)
+        twin = Twin(remote.frozen.inner_pid, _thread_of_twin(remote, twin_tid))
+        on_error.pop_all()
+    return twin
+
+
+def _kill(tid: int) -> None:
+    """Kill and reap a tracee."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(tid, signal.SIGKILL)
+        os.waitpid(tid, _WALL)
 
 
 def _start_helper(remote: RemoteProcess, tid: int) -> Batch:
@@ -288,14 +299,14 @@ def _wait_for_twin(
         which goes on when the helper has ended, if one has been seen meanwhile.
 
     Raises:
-        Ended: the leader or the twin ended: somebody kills it.
+        Ended: the twin ended: somebody kills it.
     """
     twin: int | None = None
     leader_stop: Stop | None = None
     ended = False
     while not ended or twin is None:
         try:
-            tid, stop = _wait_any({helper, leader, twin})
+            tid, stop = _wait_any({helper, twin or 0})
         except Ended as end:
             if end.tid != helper:
                 raise

@@ -86,11 +86,12 @@ def measure_workload(bench: Bench, workload: Workload) -> None:
             bench.say(f"{workload.name}: {name}")
             with bench.figures.unless_it_fails(name, workload.name):
                 measure(bench, workload, kernel)
-            for snapshot in cr("list"):
-                cr_rm(snapshot["name"])
+            with bench.figures.unless_it_fails("clearing up", workload.name):
+                for snapshot in cr("list"):
+                    _remove(snapshot["name"])
 
 
-def cr_rm(name: str) -> None:
+def _remove(name: str) -> None:
     """``rm`` prints nothing, so it has no ``--json``."""
     with suppress(ValueError):
         cr("rm", name, code=_RM)
@@ -111,7 +112,7 @@ def _measure_checkpoint(bench: Bench, workload: Workload, kernel: Kernel) -> Non
         commands.append((time.perf_counter() - began) * 1e3)
         downtimes.append(taken["downtime_ms"])
         durable.append(taken["elapsed_ms"])
-        cr_rm(f"c{number}")
+        _remove(f"c{number}")
         writes.append(plain_write_ms(bench.home, taken["bytes"]))
         forks.append(float(kernel.client.run(fork_code())))
     fork, write = median(forks), median(writes)

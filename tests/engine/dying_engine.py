@@ -65,7 +65,7 @@ def run_child(pid: int, how: str, number: str) -> int:
         with MemoryWriter() as writer:
             checkpoint_tree(pid, writer)
         return 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a forked child must not return
         traceback.print_exc()
         return 1
 

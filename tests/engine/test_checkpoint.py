@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (programs under test, as text)
 from __future__ import annotations
 
 import ctypes

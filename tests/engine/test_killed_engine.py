@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (programs under test, as text)
 """kill -9 on the engine, at every step of a checkpoint: the tree does not notice."""
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Literal
 
 import msgspec
@@ -171,8 +172,14 @@ def _classify_one(
         mapping.device,
         mapping.inode,
         os.fsencode(mapping.path),
-        tuple(sorted(flags & _KEPT)),
+        _kept(flags),
     )
+
+
+@cache
+def _kept(flags: frozenset[str]) -> tuple[str, ...]:
+    # A process has hundreds of mappings, and a dozen different sets of flags.
+    return tuple(sorted(flags & _KEPT))
 
 
 def _content(pid: int, mapping: Mapping, on_tmpfs: set[str]) -> Content:
@@ -194,6 +201,8 @@ def _content(pid: int, mapping: Mapping, on_tmpfs: set[str]) -> Content:
 
 
 def _refuse(pid: int, mapping: Mapping, flags: frozenset[str]) -> None:
+    if flags.isdisjoint(_REFUSED):
+        return
     for flag, what in _REFUSED.items():
         if flag in flags:
             raise Unsupported(
