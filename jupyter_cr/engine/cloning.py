@@ -10,10 +10,11 @@ without us.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from jupyter_cr.errors import EngineError, TargetError
+from jupyter_cr.errors import EngineError, TargetError, Unsupported
 from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.status import read_status
@@ -60,6 +61,7 @@ def clone_apart(
 
     Raises:
         TargetError: no memory, or too many processes.
+        Unsupported: more calls than fit one batch.
         CallFailed: a call of `before`, `prepare` or `after` failed.
     """
     flags = _CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE | _CLONE_PARENT_SETTID
@@ -69,18 +71,27 @@ def clone_apart(
     calls = [*before, clone, reap, *after]
     batch = Batch(process, calls)
     if len(batch.calls) < len(calls):
-        raise EngineError(f"process {process.pid}: {len(calls)} calls do not fit a batch")
+        raise Unsupported(
+            f"process {process.pid} keeps {len(before)} regions of memory from its "
+            "children (MADV_DONTFORK, MADV_WIPEONFORK)",
+            "So many cannot be handled: have the program release some, and try again.",
+        )
     batch.start()
     leader = process.tracee.tid
-    tid, stop = _wait_any()
+    tid, stop = _wait_any({leader})
     if tid == leader:
         raise _clone_failed(process.pid, -batch.finish(stop)[len(before)].value)
     helper = _start_helper(process, spare, tid, prepare)
     copy, leader_stop = _wait_for_copy(helper, leader)
-    batch.finish(leader_stop)
-    if copy is None:
-        raise _clone_failed(process.pid, -helper.batch.read_results()[-2].value)
-    return _thread_of_copy(process, copy)
+    with ExitStack() as on_error:
+        if copy is not None:
+            on_error.callback(Tracee(copy).kill)
+        batch.finish(leader_stop)
+        if copy is None:
+            raise _clone_failed(process.pid, -helper.batch.read_results()[-2].value)
+        thread = _thread_of_copy(process, copy)
+        on_error.pop_all()
+    return thread
 
 
 def _start_helper(
@@ -105,12 +116,14 @@ def _start_helper(
     return _Helper(tid, batch)
 
 
-def _wait_any() -> tuple[int, Stop]:
-    """The next tracee to stop; raises Ended if one ends instead."""
-    tid, status = wait_any()
-    if not os.WIFSTOPPED(status):
-        raise Ended(tid, status)
-    return tid, Stop(os.WSTOPSIG(status), status >> 16)
+def _wait_any(needed: Container[int]) -> tuple[int, Stop]:
+    """The next tracee to stop; raises Ended if one that is needed ends instead."""
+    while True:
+        tid, status = wait_any()
+        if os.WIFSTOPPED(status):
+            return tid, Stop(os.WSTOPSIG(status), status >> 16)
+        if tid in needed:
+            raise Ended(tid, status)
 
 
 def _wait_for_copy(helper: _Helper, leader: int) -> tuple[int | None, Stop | None]:
@@ -121,14 +134,14 @@ def _wait_for_copy(helper: _Helper, leader: int) -> tuple[int | None, Stop | Non
         which goes on when the helper has ended, if one has been seen meanwhile.
 
     Raises:
-        Ended: another thread of the tree ended: somebody kills it.
+        Ended: the copy ended: somebody kills it.
     """
-    copy: int | None = None
+    copy = 0
     leader_stop: Stop | None = None
     ended = False
-    while not ended or copy is None:
+    while not (ended and copy):
         try:
-            tid, stop = _wait_any()
+            tid, stop = _wait_any({helper.tid, copy})
         except Ended as end:
             if end.tid != helper.tid:
                 raise

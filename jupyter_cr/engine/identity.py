@@ -8,17 +8,20 @@ restoring keeps the identity, forking gives a new one.
 from __future__ import annotations
 
 import contextlib
+import errno
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from jupyter_cr.engine.freeze import FrozenTree
-from jupyter_cr.errors import CheckpointRestoreError
+from jupyter_cr.errors import CheckpointRestoreError, RestoreError
 from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.proc.tasks import list_children, list_pids
 
-__all__ = ["SEED_NAME", "Identity", "find_tree", "identity_of"]
+__all__ = ["SEED_NAME", "Identity", "find_tree", "hold", "identity_of"]
 
 SEED_NAME = "jupyter-cr"
 """argv[0] of the processes that hold a rebuilt tree; argv[1] is the identity,
@@ -47,6 +50,26 @@ def _text_of(pid: int) -> str:
             return command[1]
         ancestor = read_stat(ancestor).ppid
     return f"{_boot_id()}:{read_stat(pid).starttime}:{pid}"
+
+
+@contextlib.contextmanager
+def hold(identity: Identity) -> Iterator[None]:
+    """Be the only one that replaces that tree. The lock is a name that Linux frees with
+    us, however we end (unix(7), abstract sockets).
+
+    Raises:
+        RestoreError: somebody else is at it.
+    """
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(f"\0jupyter-cr restores {identity.text}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise RestoreError(
+                "the tree is being restored by another process", "Wait until that is done."
+            ) from error
+        yield
 
 
 def find_tree(identity: Identity, apart_from: int) -> int | None:

@@ -18,7 +18,7 @@ from jupyter_cr.engine.descriptors import pipe
 from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
 from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
 from jupyter_cr.engine.front_ends import Connected, count_front_ends
-from jupyter_cr.engine.identity import find_tree
+from jupyter_cr.engine.identity import find_tree, hold
 from jupyter_cr.engine.lazy import Pager
 from jupyter_cr.engine.preflight import require_paths, require_ports
 from jupyter_cr.engine.replace import RunningTree
@@ -86,6 +86,8 @@ def restore_tree(
     _raise_file_limit()
     check = PagesCheck(reader)
     with ExitStack() as stack:
+        if mode == "restore":
+            stack.enter_context(hold(snapshot.identity))
         rebuilding = Rebuilding(mode, snapshot.files, ports=dict(ports or {}), stack=stack)
         warn = rebuilding.warnings.append
         handover = stack.enter_context(Handover())

@@ -8,7 +8,6 @@ the snapshot uses, so it can stay until the last moment. Seeds die with us
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Iterable, Sequence
@@ -70,9 +69,7 @@ class Seed:
 
     def kill(self) -> None:
         """End it, if it is still there, and reap it."""
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.outer_pid, signal.SIGKILL)
-            os.waitpid(self.outer_pid, _WALL)
+        self.thread.tracee.kill()
         self.memory.close()
 
 

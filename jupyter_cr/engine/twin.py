@@ -1,12 +1,7 @@
 """Twins: copy-on-write clones that keep the memory of a process as it was.
 
-The frozen process makes a helper that shares its memory (so that nothing is copied),
-the helper drops the descriptors, clones the twin from the shared memory, and ends: the
-twin is nobody's child that could be noticed, and init reaps it. The process itself
-waits for the helper, as for vfork(2), and reaps it, all in one batch that runs to its
-end without us: Linux writes the helper's pid where the call that reaps it has it from.
-
-A twin never runs code of the process. It stays stopped under our hand, with
+A twin never runs code of the process (see `jupyter_cr.engine.cloning` for how it is
+made without the process noticing). It stays stopped under our hand, with
 PTRACE_O_EXITKILL; a *warm* twin is left parked when we go.
 """
 
@@ -17,27 +12,25 @@ import json
 import os
 import signal
 import time
-from collections.abc import Container, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jupyter_cr.engine.cloning import clone_apart
 from jupyter_cr.engine.remote_process import RemoteProcess
 from jupyter_cr.engine.state import signal_actions
 from jupyter_cr.errors import (
     AlreadyTraced,
     CheckpointRestoreError,
-    EngineError,
     TargetError,
-    Unsupported,
 )
 from jupyter_cr.tracer.arch import x86_64 as arch
 from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.status import read_status
-from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Stop, Tracee, seize, wait_any
-from jupyter_cr.tracer.remote import ALL_SIGNALS, Batch, RemoteThread, Workspace
+from jupyter_cr.tracer.ptrace import Tracee, seize
+from jupyter_cr.tracer.remote import ALL_SIGNALS, RemoteThread, Workspace
 
 __all__ = [
     "TWINS_FILE",
@@ -52,14 +45,9 @@ __all__ = [
 TWINS_FILE = "twins"
 """Beside a snapshot: which processes hold it in memory."""
 
-_CLONE_VM, _CLONE_VFORK, _CLONE_PTRACE = 0x100, 0x4000, 0x2000
-_CLONE_PARENT_SETTID = 0x100000
-_WALL = 0x40000000
-_NOBODY = -(1 << 31) + 1
 _MADV_DONTFORK, _MADV_DOFORK = 10, 11
 _MADV_WIPEONFORK, _MADV_KEEPONFORK = 18, 19
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
-_ALL_FDS = 0xFFFFFFFF
 
 
 @dataclass
@@ -96,7 +84,7 @@ class Twin:
 
     def end(self) -> None:
         """Kill and reap it. May be called again."""
-        _kill(self.pid)
+        self.thread.tracee.kill()
         self.memory.close()
 
     def park(self) -> ParkedTwin:
@@ -201,126 +189,8 @@ def make_twin(
     if is_subreaper:
         before.append(Call("prctl", (_PR_SET_CHILD_SUBREAPER, 0)))
         after.append(Call("prctl", (_PR_SET_CHILD_SUBREAPER, 1)))
-    flagged = _CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE | _CLONE_PARENT_SETTID
-    reaped = remote.leader.argument_address(len(before) + 1, 0)
-    clone = Call("clone", (flagged, 0, reaped, 0, 0), optional=True)
-    reap = Call("wait4", (_NOBODY, 0, _WALL, 0), optional=True)
-    batch = Batch(remote.leader, calls := [*before, clone, reap, *after])
-    if len(batch.calls) < len(calls):
-        raise Unsupported(
-            f"process {remote.frozen.pid} keeps {len(before)} regions of memory from its "
-            "children (MADV_DONTFORK, MADV_WIPEONFORK)",
-            "So many cannot be handled: have the program release some, and try again.",
-        )
-    batch.start()
-    leader = remote.leader.tracee.tid
-    helper_tid, stop = _wait_any({leader})
-    if helper_tid == leader:
-        result = batch.finish(stop)[len(before)]
-        raise _clone_failed(remote.frozen.pid, -result.value)
-    twin_batch = _start_helper(remote, helper_tid)
-    twin_tid, leader_stop = _wait_for_twin(helper_tid, leader, twin_batch)
-    with ExitStack() as on_error:
-        if twin_tid is not None:
-            on_error.callback(_kill, twin_tid)
-        batch.finish(leader_stop)
-        if twin_tid is None:
-            raise _clone_failed(remote.frozen.pid, -twin_batch.read_results()[1].value)
-        twin = Twin(remote.frozen.inner_pid, _thread_of_twin(remote, twin_tid))
-        on_error.pop_all()
-    return twin
-
-
-def _kill(tid: int) -> None:
-    """Kill and reap a tracee."""
-    with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        os.kill(tid, signal.SIGKILL)
-        os.waitpid(tid, _WALL)
-
-
-def _start_helper(remote: RemoteProcess, tid: int) -> Batch:
-    """Let the helper clone the twin and end."""
-    helper = Tracee(tid)
-    helper.set_options(EXITKILL)
-    inner = read_status(tid).ns_tgid[-1]
-    thread = RemoteThread(
-        helper,
-        remote.workspace,
-        inner,
-        inner,
-        remote.leader.signal,
-        remote.spare,
-        helper.registers,
-    )
-    batch = Batch(
-        thread,
-        [
-            Call("close_range", (0, _ALL_FDS, 0)),
-            Call("clone", (_CLONE_PTRACE, 0, 0, 0, 0), optional=True),
-            Call("exit", (0,)),
-        ],
-    )
-    batch.start()
-    return batch
-
-
-def _wait_any(needed: Container[int]) -> tuple[int, Stop]:
-    """The next tracee to stop; raises Ended if one that is needed ends instead."""
-    while True:
-        tid, status = wait_any()
-        if os.WIFSTOPPED(status):
-            return tid, Stop(os.WSTOPSIG(status), status >> 16)
-        if tid in needed:
-            raise Ended(tid, status)
-
-
-def _thread_of_twin(remote: RemoteProcess, tid: int) -> RemoteThread:
-    workspace = Workspace(
-        Memory(tid),
-        remote.workspace.address,
-        remote.workspace.size,
-        remote.workspace.slot_size,
-        remote.workspace.frame_size,
-    )
-    tracee = Tracee(tid)
-    inner = read_status(tid).ns_tgid[-1]
-    return RemoteThread(
-        tracee, workspace, inner, inner, remote.leader.signal, 0, tracee.registers
-    )
-
-
-def _wait_for_twin(
-    helper: int, leader: int, batch: Batch
-) -> tuple[int | None, Stop | None]:
-    """Wait until the twin has stopped and the helper has ended, in whatever order.
-
-    Returns:
-        The twin's tid, None if the helper could not clone it; and a stop of the leader,
-        which goes on when the helper has ended, if one has been seen meanwhile.
-
-    Raises:
-        Ended: the twin ended: somebody kills it.
-    """
-    twin: int | None = None
-    leader_stop: Stop | None = None
-    ended = False
-    while not ended or twin is None:
-        try:
-            tid, stop = _wait_any({helper, twin or 0})
-        except Ended as end:
-            if end.tid != helper:
-                raise
-            ended = True
-            if batch.read_results()[1].value < 0:
-                return None, leader_stop
-            continue
-        if tid == leader:
-            leader_stop = stop
-        elif tid != helper:
-            twin = tid
-        else:
-            raise EngineError(f"thread {tid}: unexpected {stop}")
-    return twin, leader_stop
+    thread = clone_apart(remote.leader, remote.spare, before=before, after=after)
+    return Twin(remote.frozen.inner_pid, thread)
 
 
 def _inheritance(
@@ -338,13 +208,6 @@ def _inheritance(
                 before.append(Call("madvise", (start, end - start, inherit)))
                 after.append(Call("madvise", (start, end - start, undo)))
     return before, after
-
-
-def _clone_failed(pid: int, code: int) -> TargetError:
-    return TargetError(
-        f"process {pid} could not be cloned: {os.strerror(code)}",
-        "Free some memory or raise the limit on processes (ulimit -u), and try again.",
-    )
 
 
 def park_twins(directory: Path, twins: Iterable[Twin]) -> None:

@@ -274,6 +274,12 @@ class Tracee:
                 self.held_back = None
             _request(_DETACH, self.tid, 0, number)
 
+    def kill(self) -> None:
+        """End its process and reap it, if it is still there. May be called again."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.tid, signal.SIGKILL)
+            os.waitpid(self.tid, _WALL)
+
     def set_options(self, options: int) -> None:
         """PTRACE_SETOPTIONS, those of `seize` being the ones to begin with."""
         _request(_SETOPTIONS, self.tid, 0, options | _TRACESYSGOOD)

@@ -171,7 +171,7 @@ if not zombie:
 middle = os.fork()
 if not middle:
     if not os.fork():
-        print("born", os.getpid(), flush=True)
+        os.write(1, f"born {os.getpid()}\\n".encode())
         time.sleep(100)
     os._exit(0)
 os.waitpid(middle, 0)
@@ -419,7 +419,8 @@ serve(globals())
 
 
 def is_running(pid: int) -> bool:
+    """A clone that is stopped under our hand is not: it ends with us."""
     try:
-        return read_stat(pid).state not in "ZX"
+        return read_stat(pid).state not in "ZXt"
     except NoSuchProcess:
         return False

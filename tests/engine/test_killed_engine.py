@@ -39,7 +39,7 @@ left, right = socket.socketpair()
 listener = socket.create_server(("127.0.0.1", 0))
 pipe = os.pipe()
 epoll, poll = select.epoll(), select.poll()
-epoll.register(right)
+epoll.register(right, select.EPOLLIN)
 poll.register(right, select.POLLIN)
 requests, answers = queue.Queue(), queue.Queue()
 

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from jupyter_cr.errors import RestoreError, printable
 from tests.engine.harness import LIMIT, ROOT, SERVE, Program, wait_until
 
 PROGRAM = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
@@ -103,3 +106,19 @@ def test_checkpoint_show_restore_and_fork(tmp_path: Path) -> None:
     finally:
         running.end()
         os.unlink(segment)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain \u00e9", "plain \u00e9"),
+        (os.fsdecode(b"byte \xff"), "byte \\xff"),
+        ("lone \ud800", "lone \\ud800"),
+    ],
+)
+def test_messages_can_be_printed_and_sent(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    error = RestoreError(f"{text} is gone", text)
+    assert (error.message, error.hint) == (f"{shown} is gone", shown)
+    json.dumps(error.message).encode()
+    str(error).encode()

@@ -3,6 +3,7 @@ where it cannot, the one that runs goes on."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -137,6 +138,35 @@ def test_older_snapshots_stay_of_use(user: User) -> None:
         for number in (0, 2, 1, 0, 2):
             pid = cr.restore(names[number])
             assert ask(pid, "x") == number
+
+
+def test_two_at_once(user: User) -> None:
+    """There is one tree then; whoever came second is told, if they met."""
+    with command_line(user) as cr, served(user, "x = 1\nserve()") as process:
+        name = cr.checkpoint(process.pid)
+        for _ in range(3):
+            both = [
+                subprocess.Popen(
+                    cr.argv("restore", name),
+                    cwd=user.home,
+                    env=dict(user.environment),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for _ in range(2)
+            ]
+            done = [(*one.communicate(timeout=LIMIT), one.returncode) for one in both]
+            assert 0 in [code for _, _, code in done]
+            for _, error, code in done:
+                assert not code or '"RestoreError"' in error
+            wait_until(lambda: len(cr.keepers()) == 3, "keepers of one tree")
+            (pid,) = (json.loads(out)["pid"] for out, _, _ in done if out and is_here(out))
+            assert ask(pid, "x") == 1
+
+
+def is_here(answer: str) -> bool:
+    return is_alive(json.loads(answer)["pid"])
 
 
 # --- what cannot be restored, and then nothing is ended -------------------------------

@@ -160,9 +160,13 @@ def test_handover(target: Program, count: int) -> None:
 
 def test_handover_beyond_the_limit(target: Program) -> None:
     target.ask("__import__('resource').setrlimit(7, (8, 4096))")
-    with open("/dev/null", "rb") as file, remote(target) as process, Handover() as handover:
-        with pytest.raises((EngineError, CallFailed)):
-            handover.give(process.leader, [file.fileno()] * 20)
+    with (
+        open("/dev/null", "rb") as file,
+        remote(target) as process,
+        Handover() as handover,
+        pytest.raises((EngineError, CallFailed)),
+    ):
+        handover.give(process.leader, [file.fileno()] * 20)
 
 
 def test_memory(target: Program) -> None:
