@@ -199,6 +199,8 @@ def kill(pid: int) -> None:
 
 def main() -> int:
     began = time.monotonic()
+    # So that everything is cleared away then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with ExitStack() as stack:
             play(stack)

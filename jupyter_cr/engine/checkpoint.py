@@ -25,7 +25,7 @@ from jupyter_cr.engine.open_file_table import FileTable
 from jupyter_cr.engine.remote_process import RemoteProcess
 from jupyter_cr.engine.shared_memory import save_shared_memory
 from jupyter_cr.engine.state import process
-from jupyter_cr.engine.state.address_space import Region
+from jupyter_cr.engine.state.address_space import Layout, Region
 from jupyter_cr.engine.streams import SnapshotWriter
 from jupyter_cr.engine.survey import Survey, survey_tree
 from jupyter_cr.engine.twin import Twin, make_twin, park_twins
@@ -62,14 +62,29 @@ class CheckpointOutcome:
     processes: tuple[ProcessSummary, ...]
 
 
-@dataclass
-class _Taken:
-    """What the tree was, now that it goes on."""
+@dataclass(frozen=True)
+class _Frozen:
+    """What was taken of the tree while it stood still; twins by pid as we see it."""
 
     collected: Collected
     twins: dict[int, Twin]
     downtime_ms: float
     identity: Identity
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What the tree was, now that it goes on."""
+
+    frozen: _Frozen
+    processes: tuple[process.Record, ...]
+
+    @property
+    def twins(self) -> list[tuple[Twin, Layout]]:
+        """Each with the layout of the process that it is of."""
+        layouts = {record.pid: record.layout for record in self.processes}
+        found = ((twin, layouts[twin.of]) for twin in self.frozen.twins.values())
+        return [(twin, layout) for twin, layout in found if layout is not None]
 
 
 def checkpoint_tree(
@@ -95,7 +110,7 @@ def checkpoint_tree(
     report = progress or _silent
     report("freeze", 0.0)
     taken = _take(pid)
-    twins = list(taken.twins.values())
+    twins = list(taken.frozen.twins.values())
     try:
         for twin in twins:
             twin.settle()
@@ -108,7 +123,7 @@ def checkpoint_tree(
             twin.end()
     elapsed = (time.perf_counter() - began) * 1000
     total = os.fstat(writer.pages_fd).st_size
-    return CheckpointOutcome(taken.downtime_ms, elapsed, total, summaries)
+    return CheckpointOutcome(taken.frozen.downtime_ms, elapsed, total, summaries)
 
 
 def _silent(phase: str, share: float) -> None:
@@ -119,40 +134,44 @@ def _take(pid: int) -> _Taken:
     for attempt in range(_ATTEMPTS):
         survey = survey_tree(pid)
         try:
-            taken = _freeze_and_clone(pid, survey)
+            frozen = _freeze_and_clone(pid, survey)
         except Interrupted:
             if attempt + 1 == _ATTEMPTS:
                 raise
             continue
-        if not _is_outdated(taken, survey):
-            return taken
-        for twin in taken.twins.values():
-            twin.end()
+        with ExitStack() as on_failure:
+            for twin in frozen.twins.values():
+                on_failure.callback(twin.end)
+            if (processes := _describe(frozen, survey)) is not None:
+                on_failure.pop_all()
+                return _Taken(frozen, processes)
     raise TargetError(
         f"process {pid} keeps changing memory that fork(2) does not hand on",
         "Try again when it has finished setting up.",
     )
 
 
-def _freeze_and_clone(pid: int, survey: Survey) -> _Taken:
+def _freeze_and_clone(pid: int, survey: Survey) -> _Frozen:
     with ExitStack() as on_error:
         with freeze(pid) as freezing:
             twins: dict[int, Twin] = {}
             with collect_tree(freezing.tree, survey) as collected:
-                plan_family(collected.processes)
+                plan_family(collected.sketched)
+                subreapers = {
+                    record.pid
+                    for record in collected.sketched
+                    if record.attributes is not None and record.attributes.child_subreaper
+                }
                 for outer, remote in collected.remotes.items():
-                    flags = _special_inheritance(remote, survey)
-                    attributes = _record_of(
-                        collected.processes, remote.frozen.inner_pid
-                    ).attributes
-                    assert attributes is not None
                     twins[outer] = make_twin(
-                        remote, flags, is_subreaper=bool(attributes.child_subreaper)
+                        remote,
+                        _special_inheritance(remote, survey),
+                        is_subreaper=remote.frozen.inner_pid in subreapers,
                     )
                     on_error.callback(twins[outer].end)
         identity = identity_of(freezing.tree)
         on_error.pop_all()
-        return _Taken(collected, twins, freezing.downtime_ms, identity)
+        return _Frozen(collected, twins, freezing.downtime_ms, identity)
 
 
 def _special_inheritance(
@@ -167,22 +186,33 @@ def _special_inheritance(
     }
 
 
-def _is_outdated(taken: _Taken, survey: Survey) -> bool:
-    """Whether a twin lacks memory, or has been given zeros, because its process asked
-    for that after the survey; and put VmFlags right that have changed since."""
-    for outer, twin in taken.twins.items():
-        flags = vm_flags(twin.pid)
-        before = survey.processes[outer].flags
-        record = _record_of(taken.collected.processes, twin.of)
-        assert record.layout is not None
+def _describe(frozen: _Frozen, survey: Survey) -> tuple[process.Record, ...] | None:
+    """The records of the processes, with the VmFlags that their twins have; None if a
+    twin lacks memory, or has been given zeros, because its process asked for that after
+    the survey.
+
+    Raises:
+        Unsupported: a region of memory cannot be restored.
+    """
+    for outer, twin in frozen.twins.items():
+        flags, before = vm_flags(twin.pid), survey.processes[outer].flags
         if any("wf" in codes and "dp" not in codes for codes in flags.values()):
-            return True
-        if not _covers(read_maps(twin.pid), record.layout.regions):
-            return True
-        survey.processes[outer].flags.update(
-            {s: f | (before.get(s, f) & {"lo", "lf"}) for s, f in flags.items()}
+            return None
+        before.update(
+            {
+                start: codes | before.get(start, codes) & _LOST
+                for start, codes in flags.items()
+            }
         )
-    return False
+    processes = frozen.collected.processes(survey)
+    for twin, layout in _Taken(frozen, processes).twins:
+        if not _covers(read_maps(twin.pid), layout.regions):
+            return None
+    return processes
+
+
+_LOST = frozenset({"lo", "lf", "dc", "wf"})
+"""VmFlags that a twin has not got although its process has."""
 
 
 def _covers(maps: Sequence[Mapping], regions: Sequence[Region]) -> bool:
@@ -201,20 +231,16 @@ def _covers(maps: Sequence[Mapping], regions: Sequence[Region]) -> bool:
     return True
 
 
-def _record_of(records: Sequence[process.Record], pid: int) -> process.Record:
-    return next(record for record in records if record.pid == pid)
-
-
 def _save(
     taken: _Taken, writer: SnapshotWriter, report: Progress
 ) -> tuple[ProcessSummary, ...]:
-    collected = taken.collected
+    collected = taken.frozen.collected
     writer.add(Machine.here())
-    writer.add(taken.identity)
-    for record in collected.processes:
+    writer.add(taken.frozen.identity)
+    for record in taken.processes:
         writer.add(record)
     writer.add(FileTable(collected.files))
-    writer.add(file_identities(collected.processes))
+    writer.add(file_identities(taken.processes))
     stored = _save_pages(taken, writer, report)
     end = os.fstat(writer.pages_fd).st_size
     for shared in save_shared_memory(collected.shared, writer.pages_fd, end):
@@ -227,7 +253,7 @@ def _save(
             sum(place.pid == record.pid for f in collected.files for place in f.places),
             stored.get(record.pid, 0),
         )
-        for record in collected.processes
+        for record in taken.processes
     )
 
 
@@ -235,9 +261,7 @@ def _save_pages(taken: _Taken, writer: SnapshotWriter, report: Progress) -> dict
     """Bytes stored of each process."""
     plans = []
     offset = 0
-    for twin in taken.twins.values():
-        layout = _record_of(taken.collected.processes, twin.of).layout
-        assert layout is not None
+    for twin, layout in taken.twins:
         runs = pages.find_runs(twin, layout.regions, offset)
         offset = runs[-1][1] + runs[-1][2] if runs else offset
         plans.append((twin, layout.regions, runs))

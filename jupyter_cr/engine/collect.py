@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from jupyter_cr.engine.descriptors import File
 from jupyter_cr.engine.freeze import FrozenProcess, FrozenTree
 from jupyter_cr.engine.open_files import collect_open_files, hold_open_files
@@ -27,6 +29,7 @@ from jupyter_cr.errors import EngineError, Unsupported
 from jupyter_cr.tracer import libc
 from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
 from jupyter_cr.tracer.proc.maps import read_maps
+from jupyter_cr.tracer.proc.stat import Stat
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.proc.tasks import auxv, exe_path, namespaces
 from jupyter_cr.tracer.proc.timers import read_posix_timers
@@ -39,13 +42,26 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True)
 class Collected:
-    """Records of the processes (parents first) and of their open files, copies of
+    """Sketches of the processes (parents first), records of their open files, copies of
     shared memory, and the living processes, ready to be cloned, by pid as we see it."""
 
-    processes: tuple[process.Record, ...]
+    sketches: tuple[_Sketch, ...]
     files: tuple[File, ...]
     shared: tuple[Copy, ...]
     remotes: Mapping[int, RemoteProcess]
+
+    @property
+    def sketched(self) -> list[process.Record]:
+        """The records of the processes, without layouts."""
+        return [sketch.record for sketch in self.sketches]
+
+    def processes(self, survey: Survey) -> tuple[process.Record, ...]:
+        """The records of the processes. When the tree goes on is early enough.
+
+        Raises:
+            Unsupported: a region of memory cannot be restored.
+        """
+        return tuple(sketch.finish(survey) for sketch in self.sketches)
 
 
 @contextmanager
@@ -65,44 +81,42 @@ def collect_tree(tree: FrozenTree, survey: Survey) -> Iterator[Collected]:
             remotes[frozen.pid] = stack.enter_context(
                 remote_process(frozen, maps, known.gadgets)
             )
-        records = [_collect_process(frozen, tree, remotes, survey) for frozen in tree]
+        sketches = [_collect_process(frozen, tree, remotes) for frozen in tree]
         with hold_open_files(tree.living) as descriptors:
             files = collect_open_files(descriptors)
-            shared = copy_shared_memory(_iter_regions(tree, records), descriptors)
-        yield Collected(tuple(records), tuple(files), tuple(shared), remotes)
+            shared = copy_shared_memory(_iter_shared(remotes), descriptors)
+        yield Collected(tuple(sketches), tuple(files), tuple(shared), remotes)
 
 
-def _iter_regions(
-    tree: FrozenTree, records: Sequence[process.Record]
+def _iter_shared(
+    remotes: Mapping[int, RemoteProcess],
 ) -> Iterator[tuple[FrozenProcess, address_space.Region]]:
-    for frozen, record in zip(tree, records, strict=True):
-        if record.layout is not None:
-            for region in record.layout.regions:
-                yield frozen, region
+    for pid, remote in remotes.items():
+        maps = [mapping for mapping in remote.maps if mapping.shared]
+        for region in address_space.classify(pid, maps, {}, _on_tmpfs(maps)):
+            yield remote.frozen, region
 
 
 def _collect_process(
     frozen: FrozenProcess,
     tree: FrozenTree,
     remotes: Mapping[int, RemoteProcess],
-    survey: Survey,
-) -> process.Record:
+) -> _Sketch:
     ids = _identify(frozen, tree)
     if frozen.is_zombie:
-        return process.Record(
+        ended = process.Record(
             ids=ids,
             comm=os.fsencode(frozen.status.name),
             command=(),
             zombie_status=frozen.stat.exit_code,
         )
+        return _Sketch(ended)
     remote = remotes[frozen.pid]
     answers = _ask(remote)
     brk, attributes = process.collect_attributes(
         frozen.pid, frozen.status.umask, answers.general
     )
-    flags = survey.processes[frozen.pid].flags
-    regions = address_space.classify(frozen.pid, remote.maps, flags, _on_tmpfs(remote.maps))
-    return process.Record(
+    record = process.Record(
         ids=ids,
         comm=os.fsencode(frozen.status.name),
         command=process.read_command(frozen.pid),
@@ -114,9 +128,6 @@ def _collect_process(
         actions=signal_actions.collect(answers.actions),
         timers=answers.timers,
         pending=tuple(frozen.leader.pending_signals(shared=True)),
-        layout=address_space.Layout.of(
-            regions, frozen.stat, brk, auxv(frozen.pid), exe_path(frozen.pid)
-        ),
         threads=tuple(
             thread.collect(
                 frozen.threads[tid],
@@ -129,6 +140,50 @@ def _collect_process(
             for tid, results in answers.threads.items()
         ),
     )
+    space = _AddressSpace(
+        frozen.pid,
+        remote.maps,
+        frozen.stat,
+        brk,
+        auxv(frozen.pid),
+        exe_path(frozen.pid),
+    )
+    return _Sketch(record, space)
+
+
+@dataclass(frozen=True, slots=True)
+class _AddressSpace:
+    """What a layout is made of."""
+
+    pid: int
+    maps: Sequence[MemoryMapping]
+    stat: Stat
+    brk: int
+    auxv: bytes
+    executable: str
+
+    def layout(self, flags: dict[int, frozenset[str]]) -> address_space.Layout:
+        """Raises Unsupported if a region cannot be restored."""
+        regions = address_space.classify(self.pid, self.maps, flags, _on_tmpfs(self.maps))
+        return address_space.Layout.of(
+            regions, self.stat, self.brk, self.auxv, self.executable
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sketch:
+    """A record that still lacks its layout, and what that is made of: sorting hundreds
+    of mappings takes a while, and can wait until the tree goes on."""
+
+    record: process.Record
+    space: _AddressSpace | None = None
+
+    def finish(self, survey: Survey) -> process.Record:
+        """The whole record."""
+        if self.space is None:
+            return self.record
+        layout = self.space.layout(survey.processes[self.space.pid].flags)
+        return msgspec.structs.replace(self.record, layout=layout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ children, since one in vfork(2) cannot stop until its child has moved on.
 
 from __future__ import annotations
 
+import gc
 import signal
+import threading
 import time
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,11 +26,12 @@ from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.stat import Stat, read_stat
 from jupyter_cr.tracer.proc.status import Status, read_status
 from jupyter_cr.tracer.proc.tasks import list_children, list_pids, list_threads
-from jupyter_cr.tracer.ptrace import Ended, Stop, Tracee, seize
+from jupyter_cr.tracer.ptrace import Ended, Stop, Tracee, reap_ended, seize
 
 __all__ = ["Freezing", "FrozenProcess", "FrozenTree", "Interrupted", "freeze"]
 
 _STOP_LIMIT = 2.0
+_STUCK = 0.05
 _LONGEST_PAUSE = 0.005
 _PF_EXITING, _PF_SIGNALED = 0x4, 0x400
 
@@ -93,6 +96,8 @@ class FrozenTree:
 
     root: int
     processes: dict[int, FrozenProcess] = field(default_factory=dict)
+    seizing_since: float | None = None
+    """When the request began that is under way (seconds, time.monotonic)."""
 
     def __iter__(self) -> Iterator[FrozenProcess]:
         return iter(self.processes.values())
@@ -137,9 +142,27 @@ def freeze(root: int) -> Iterator[Freezing]:
         TargetError: a thread does not stop.
     """
     known = _sessions()
+    with _no_garbage_collection():
+        yield from _freeze(root, known)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Looking for cycles would cost the tree a millisecond or two."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _freeze(root: int, known: dict[int, int]) -> Iterator[Freezing]:
     freezing = Freezing(FrozenTree(root), time.perf_counter())
     try:
-        _freeze_tree(freezing.tree, known)
+        with _reaping_when_stuck(freezing.tree):
+            _freeze_tree(freezing.tree, known)
         yield freezing
     except (Ended, OSError, EngineError, NoSuchProcess) as error:
         ended = freezing.tree.find_ended()
@@ -150,6 +173,36 @@ def freeze(root: int) -> Iterator[Freezing]:
         ) from error
     finally:
         freezing.thaw()
+
+
+@contextmanager
+def _reaping_when_stuck(tree: FrozenTree) -> Iterator[None]:
+    """Keep PTRACE_SEIZE from waiting for ever.
+
+    A thread that executes a program ends its siblings and holds a lock of Linux's until
+    they have been reaped (cred_guard_mutex, de_thread in fs/exec.c). Those that we trace
+    we have to reap, but seizing the next one waits for that very lock: so another thread
+    of ours does it, should it come to that.
+    """
+    done = threading.Event()
+    watch = threading.Thread(target=_reap_when_stuck, args=(tree, done), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()
+
+
+def _reap_when_stuck(tree: FrozenTree, done: threading.Event) -> None:
+    while not done.wait(_STUCK):
+        since = tree.seizing_since
+        if since is None or time.monotonic() - since < _STUCK:
+            continue
+        for process in list(tree.processes.values()):
+            for tid in list(process.threads):
+                with suppress(ChildProcessError):
+                    reap_ended(tid)
 
 
 def _sessions(known: Container[int] = ()) -> dict[int, int]:
@@ -239,19 +292,22 @@ def _stop_threads(tree: FrozenTree, process: FrozenProcess) -> None:
             process.stops.pop(process.pid, None)
             continue
         for tid in fresh:
-            _seize_thread(process, tid)
+            _seize_thread(tree, process, tid)
         _wait_for_threads(process, fresh)
         if not process.threads:
             raise NoSuchProcess(f"process {process.pid} has ended")
 
 
-def _seize_thread(process: FrozenProcess, tid: int) -> None:
+def _seize_thread(tree: FrozenTree, process: FrozenProcess, tid: int) -> None:
+    tree.seizing_since = time.monotonic()
     try:
         tracee = process.threads[tid] = seize(tid)
         tracee.interrupt()
     except (NoSuchProcess, ProcessLookupError):
         process.threads.pop(tid, None)
         process.stops[tid] = Stop(0, 0)
+    finally:
+        tree.seizing_since = None
 
 
 def _wait_for_threads(process: FrozenProcess, tids: Iterable[int]) -> None:

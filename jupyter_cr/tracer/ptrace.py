@@ -37,6 +37,7 @@ __all__ = [
     "Stop",
     "Tracee",
     "poll_for",
+    "reap_ended",
     "seize",
     "wait_any",
     "wait_for",
@@ -356,6 +357,15 @@ class Tracee:
 
 
 _XSTATE_LIMIT = 16384
+
+
+def reap_ended(tid: int) -> None:
+    """Reap a tracee if it has ended; leave it be if not. From any thread of ours.
+
+    Raises:
+        ChildProcessError: it is not ours (any more).
+    """
+    os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | _WALL)
 
 
 def seize(tid: int, options: int = 0) -> Tracee:

@@ -424,3 +424,43 @@ def is_running(pid: int) -> bool:
         return read_stat(pid).state not in "ZXt"
     except NoSuchProcess:
         return False
+
+
+EXECUTING = """
+import os, sys, threading, time
+number = int(sys.argv[1])
+for _ in range(6):
+    threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
+def execute():
+    time.sleep(0.002)
+    os.execv(sys.executable, [sys.executable, "-S", "-c", sys.argv[2], str(number + 1), sys.argv[2]])
+threading.Thread(target=execute).start()
+time.sleep(100)
+"""
+
+
+def test_program_executed_by_a_thread() -> None:
+    """It ends its siblings meanwhile, which only their tracer can reap."""
+    argv = [sys.executable, "-S", "-c", EXECUTING, "0", EXECUTING]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        taken = 0
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline and taken < 40:
+            with suppress(TargetError), freeze(process.pid):
+                taken += 1
+            time.sleep(0.001 * (taken % 7))
+            assert process.poll() is None
+        assert taken, "not once frozen"
+        before = number_of(process.pid)
+        wait_until(lambda: number_of(process.pid) != before, "it goes on executing")
+    finally:
+        process.kill()
+        process.wait(LIMIT)
+
+
+def number_of(pid: int) -> bytes:
+    """Which incarnation it is."""
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        words = file.read().split(b"\0")
+    return words[4] if len(words) > 4 else b""
