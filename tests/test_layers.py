@@ -18,6 +18,7 @@ LAYERS = (
     {"image"},
     {"store"},
     {"kernels"},
+    {"background"},
     {"operations"},
     {"cli", "magics", "server"},
 )

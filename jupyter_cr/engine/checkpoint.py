@@ -10,25 +10,28 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jupyter_cr.engine import pages
-from jupyter_cr.engine.collect import Collected, collect_tree
+from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
+from jupyter_cr.engine.descriptors import File
 from jupyter_cr.engine.family import plan_family
 from jupyter_cr.engine.freeze import Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
 from jupyter_cr.engine.machine import Machine, file_identities
 from jupyter_cr.engine.open_file_table import FileTable
+from jupyter_cr.engine.rehearsal import rehearse
 from jupyter_cr.engine.remote_process import RemoteProcess
-from jupyter_cr.engine.shared_memory import save_shared_memory
+from jupyter_cr.engine.shared_memory import Copy, save_shared_memory
 from jupyter_cr.engine.state import process
 from jupyter_cr.engine.state.address_space import Layout, Region
 from jupyter_cr.engine.streams import SnapshotWriter
 from jupyter_cr.engine.survey import Survey, survey_tree
-from jupyter_cr.engine.twin import Twin, make_twin, park_twins
+from jupyter_cr.engine.twin import BegunTwin, Twin, begin_twin, park_twins
 from jupyter_cr.errors import TargetError
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import Mapping, read_maps, vm_flags
@@ -67,6 +70,8 @@ class _Frozen:
     """What was taken of the tree while it stood still; twins by pid as we see it."""
 
     collected: Collected
+    files: tuple[File, ...]
+    shared: tuple[Copy, ...]
     twins: dict[int, Twin]
     downtime_ms: float
     identity: Identity
@@ -109,6 +114,8 @@ def checkpoint_tree(
     began = time.perf_counter()
     report = progress or _silent
     report("freeze", 0.0)
+    survey_tree(pid)
+    rehearse(_play)
     taken = _take(pid)
     twins = list(taken.frozen.twins.values())
     try:
@@ -151,27 +158,63 @@ def _take(pid: int) -> _Taken:
     )
 
 
+def _play(pid: int) -> None:
+    """All that happens while a tree stands still, to no purpose."""
+    for twin in _freeze_and_clone(pid, survey_tree(pid)).twins.values():
+        twin.end()
+
+
 def _freeze_and_clone(pid: int, survey: Survey) -> _Frozen:
     with ExitStack() as on_error:
         with freeze(pid) as freezing:
             twins: dict[int, Twin] = {}
             with collect_tree(freezing.tree, survey) as collected:
                 plan_family(collected.sketched)
-                subreapers = {
-                    record.pid
-                    for record in collected.sketched
-                    if record.attributes is not None and record.attributes.child_subreaper
-                }
-                for outer, remote in collected.remotes.items():
-                    twins[outer] = make_twin(
-                        remote,
-                        _special_inheritance(remote, survey),
-                        is_subreaper=remote.frozen.inner_pid in subreapers,
-                    )
-                    on_error.callback(twins[outer].end)
+                first, *others = _iter_begun(collected, survey)
+                outer, begun = first()
+                with _finishing(begun, outer, twins, on_error):
+                    files, shared = collect_files(freezing.tree, collected)
+                for begin in others:
+                    outer, begun = begin()
+                    with _finishing(begun, outer, twins, on_error):
+                        pass
         identity = identity_of(freezing.tree)
         on_error.pop_all()
-        return _Frozen(collected, twins, freezing.downtime_ms, identity)
+        return _Frozen(collected, files, shared, twins, freezing.downtime_ms, identity)
+
+
+@contextmanager
+def _finishing(
+    begun: BegunTwin, outer: int, twins: dict[int, Twin], on_error: ExitStack
+) -> Iterator[None]:
+    """Whatever is done meanwhile: the clone has to be seen to its end."""
+    try:
+        yield
+    finally:
+        twins[outer] = begun.finish()
+        on_error.callback(twins[outer].end)
+
+
+def _iter_begun(
+    collected: Collected, survey: Survey
+) -> Iterator[Callable[[], tuple[int, BegunTwin]]]:
+    """For each living process, what begins its twin; the root comes first."""
+    subreapers = {
+        record.pid
+        for record in collected.sketched
+        if record.attributes is not None and record.attributes.child_subreaper
+    }
+
+    def begin(outer: int) -> tuple[int, BegunTwin]:
+        remote = collected.remotes[outer]
+        return outer, begin_twin(
+            remote,
+            _special_inheritance(remote, survey),
+            is_subreaper=remote.frozen.inner_pid in subreapers,
+        )
+
+    for outer in collected.remotes:
+        yield partial(begin, outer)
 
 
 def _special_inheritance(
@@ -234,23 +277,23 @@ def _covers(maps: Sequence[Mapping], regions: Sequence[Region]) -> bool:
 def _save(
     taken: _Taken, writer: SnapshotWriter, report: Progress
 ) -> tuple[ProcessSummary, ...]:
-    collected = taken.frozen.collected
+    frozen = taken.frozen
     writer.add(Machine.here())
-    writer.add(taken.frozen.identity)
+    writer.add(frozen.identity)
     for record in taken.processes:
         writer.add(record)
-    writer.add(FileTable(collected.files))
+    writer.add(FileTable(frozen.files))
     writer.add(file_identities(taken.processes))
     stored = _save_pages(taken, writer, report)
     end = os.fstat(writer.pages_fd).st_size
-    for shared in save_shared_memory(collected.shared, writer.pages_fd, end):
+    for shared in save_shared_memory(frozen.shared, writer.pages_fd, end):
         writer.add(shared)
     return tuple(
         ProcessSummary(
             record.pid,
             record.name,
             len(record.threads),
-            sum(place.pid == record.pid for f in collected.files for place in f.places),
+            sum(place.pid == record.pid for f in frozen.files for place in f.places),
             stored.get(record.pid, 0),
         )
         for record in taken.processes

@@ -21,7 +21,7 @@ from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Stop, Tracee, wait_any
 from jupyter_cr.tracer.remote import Batch, RemoteThread, Workspace
 
-__all__ = ["clone_apart"]
+__all__ = ["Cloning", "clone_apart"]
 
 _CLONE_VM, _CLONE_VFORK, _CLONE_PTRACE = 0x100, 0x4000, 0x2000
 _CLONE_PARENT_SETTID = 0x100000
@@ -43,6 +43,34 @@ class _Helper:
         return self.batch.check_results()[-2].value > 0
 
 
+@dataclass
+class Cloning:
+    """A clone that Linux is making; `finish` has to be called, whatever happens."""
+
+    process: RemoteThread
+    batch: Batch
+    helper: _Helper
+
+    def finish(self) -> RemoteThread:
+        """The clone, stopped before its first instruction.
+
+        Raises:
+            TargetError: no memory, or too many processes.
+            CallFailed: a call of `before`, `prepare` or `after` failed.
+        """
+        copy, leader_stop = _wait_for_copy(self.helper, self.process.tracee.tid)
+        with ExitStack() as on_error:
+            if copy is not None:
+                on_error.callback(Tracee(copy).kill)
+            self.batch.finish(leader_stop)
+            if copy is None:
+                code = -self.helper.batch.read_results()[-2].value
+                raise _clone_failed(self.process.pid, code)
+            thread = _thread_of_copy(self.process, copy)
+            on_error.pop_all()
+        return thread
+
+
 def clone_apart(
     process: RemoteThread,
     spare: int,
@@ -50,9 +78,9 @@ def clone_apart(
     before: Sequence[Call] = (),
     prepare: Sequence[Call] = (),
     after: Sequence[Call] = (),
-) -> RemoteThread:
-    """A copy-on-write clone of the process of a stopped thread, stopped before its
-    first instruction, without descriptors, killed with us.
+) -> Cloning:
+    """Begin a copy-on-write clone of the process of a stopped thread, without
+    descriptors, killed with us.
 
     Args:
         spare: index of a slot of the workspace that nobody uses: the helper's.
@@ -60,9 +88,8 @@ def clone_apart(
         prepare: calls that the helper makes, say to enter namespaces.
 
     Raises:
-        TargetError: no memory, or too many processes.
+        TargetError: too many processes.
         Unsupported: more calls than fit one batch.
-        CallFailed: a call of `before`, `prepare` or `after` failed.
     """
     flags = _CLONE_VM | _CLONE_VFORK | _CLONE_PTRACE | _CLONE_PARENT_SETTID
     reaped = process.argument_address(len(before) + 1, 0)
@@ -81,17 +108,7 @@ def clone_apart(
     tid, stop = _wait_any({leader})
     if tid == leader:
         raise _clone_failed(process.pid, -batch.finish(stop)[len(before)].value)
-    helper = _start_helper(process, spare, tid, prepare)
-    copy, leader_stop = _wait_for_copy(helper, leader)
-    with ExitStack() as on_error:
-        if copy is not None:
-            on_error.callback(Tracee(copy).kill)
-        batch.finish(leader_stop)
-        if copy is None:
-            raise _clone_failed(process.pid, -helper.batch.read_results()[-2].value)
-        thread = _thread_of_copy(process, copy)
-        on_error.pop_all()
-    return thread
+    return Cloning(process, batch, _start_helper(process, spare, tid, prepare))
 
 
 def _start_helper(

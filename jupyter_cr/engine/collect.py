@@ -35,19 +35,17 @@ from jupyter_cr.tracer.proc.tasks import auxv, exe_path, namespaces
 from jupyter_cr.tracer.proc.timers import read_posix_timers
 from jupyter_cr.tracer.remote import Result
 
-__all__ = ["Collected", "collect_tree"]
+__all__ = ["Collected", "collect_files", "collect_tree"]
 
 _DELETED = " (deleted)"
 
 
 @dataclass(frozen=True)
 class Collected:
-    """Sketches of the processes (parents first), records of their open files, copies of
-    shared memory, and the living processes, ready to be cloned, by pid as we see it."""
+    """Sketches of the processes, parents first, and the living ones, ready to be cloned,
+    by pid as we see it."""
 
     sketches: tuple[_Sketch, ...]
-    files: tuple[File, ...]
-    shared: tuple[Copy, ...]
     remotes: Mapping[int, RemoteProcess]
 
     @property
@@ -82,10 +80,21 @@ def collect_tree(tree: FrozenTree, survey: Survey) -> Iterator[Collected]:
                 remote_process(frozen, maps, known.gadgets)
             )
         sketches = [_collect_process(frozen, tree, remotes) for frozen in tree]
-        with hold_open_files(tree.living) as descriptors:
-            files = collect_open_files(descriptors)
-            shared = copy_shared_memory(_iter_shared(remotes), descriptors)
-        yield Collected(tuple(sketches), tuple(files), tuple(shared), remotes)
+        yield Collected(tuple(sketches), remotes)
+
+
+def collect_files(
+    tree: FrozenTree, collected: Collected
+) -> tuple[tuple[File, ...], tuple[Copy, ...]]:
+    """The open files of a frozen tree, and copies of its shared memory.
+
+    Raises:
+        Unsupported: one cannot be restored.
+    """
+    with hold_open_files(tree.living) as descriptors:
+        files = collect_open_files(descriptors)
+        shared = copy_shared_memory(_iter_shared(collected.remotes), descriptors)
+    return tuple(files), tuple(shared)
 
 
 def _iter_shared(

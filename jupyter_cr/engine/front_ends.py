@@ -16,15 +16,18 @@ import os
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from jupyter_cr.engine.descriptors.base import OpenFile
+from jupyter_cr.engine.descriptors.tcp_socket import Record, listening_ports
 from jupyter_cr.errors import NoSuchProcess, PermissionDenied
 from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.tasks import list_pids, list_threads
 from jupyter_cr.tracer.sock_diag import State, TcpSocket, tcp_sockets
 
-__all__ = ["Connected", "FrontEnds", "count_front_ends"]
+__all__ = ["Connected", "FrontEnds", "connected_then", "count_front_ends"]
 
 _RETURN_LIMIT, _ACCEPT_LIMIT, _GREETING_LIMIT = 0.5, 0.2, 0.5
 _QUIET, _PAUSE = 0.015, 0.004
@@ -65,6 +68,22 @@ def count_front_ends(
         if other is not None and other not in tree:
             others.add(other)
     return Connected(counts, frozenset(others))
+
+
+def connected_then(files: Iterable[OpenFile]) -> Connected:
+    """Who was connected when the snapshot was taken: the best guess when the tree has
+    ended since. They may have gone for good, which nobody waits for long to learn."""
+    files = list(files)
+    ports = {port.address.port for port in listening_ports(files)}
+    counts = Counter(
+        file.record.local.port
+        for file in files
+        if isinstance(file.record, Record)
+        and file.record.role == "reset"
+        and file.record.local is not None
+        and file.record.local.port in ports
+    )
+    return Connected(dict(counts))
 
 
 @dataclass

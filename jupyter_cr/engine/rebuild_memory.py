@@ -289,11 +289,9 @@ def finish_memory(
             calls += advice_calls(region, before_filling=False)
     calls += [Call("madvise", (start, length, GUARD)) for start, length in guards]
     seed.thread.run(calls)
-    theirs = (
-        handover.give(seed.thread, [executable_fd])[0]
-        if executable_fd is not None
-        else None
-    )
+    theirs = None
+    if executable_fd is not None and not _executes(seed, executable_fd):
+        (theirs,) = handover.give(seed.thread, [executable_fd])
     auxv = seed.workspace.slot(0) + seed.workspace.frame_size - 1024
     if len(layout.auxv) > 1024:
         raise EngineError(f"auxiliary vector of {len(layout.auxv)} bytes")
@@ -301,6 +299,12 @@ def finish_memory(
     seed.thread.run([mm_map_call(layout, auxv, theirs)])
     if theirs is not None:
         seed.thread.call("close", theirs)
+
+
+def _executes(seed: Seed, fd: int) -> bool:
+    """Whether it is that file already, as the clone of a twin is. It could not become it
+    again while it maps it."""
+    return os.path.samestat(os.stat(f"/proc/{seed.outer_pid}/exe"), os.fstat(fd))
 
 
 def finish_clone(seed: Seed, layout: Layout) -> None:

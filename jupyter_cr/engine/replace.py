@@ -58,7 +58,9 @@ class RunningTree:
 
     def end(self) -> None:
         """Kill all of it, and wait until it is gone (its parent may still have to ask
-        how it ended).
+        how it ended). All are stopped before the first is killed: some would do
+        something about another's end (multiprocessing's resource tracker removes shared
+        memory that the snapshot needs).
 
         Raises:
             RestoreError: a process does not end.
@@ -69,9 +71,12 @@ class RunningTree:
                 for pid in fresh:
                     with contextlib.suppress(ProcessLookupError):
                         pidfds[pid] = os.pidfd_open(pid)
-                        signal.pidfd_send_signal(pidfds[pid], signal.SIGKILL)
+                        signal.pidfd_send_signal(pidfds[pid], signal.SIGSTOP)
                 if set(fresh) - set(pidfds):
                     break
+            for pidfd in pidfds.values():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             _wait_for_all(pidfds)
         finally:
             for pidfd in pidfds.values():

@@ -17,7 +17,11 @@ from jupyter_cr.engine.build import Building
 from jupyter_cr.engine.descriptors import pipe
 from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
 from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
-from jupyter_cr.engine.front_ends import Connected, count_front_ends
+from jupyter_cr.engine.front_ends import (
+    Connected,
+    connected_then,
+    count_front_ends,
+)
 from jupyter_cr.engine.identity import find_tree, hold
 from jupyter_cr.engine.lazy import Pager
 from jupyter_cr.engine.preflight import require_paths, require_ports
@@ -164,6 +168,7 @@ class _Old:
         self.looked = True
         root = find_tree(self.snapshot.identity, apart_from=self.supervisor)
         if root is None:
+            self.connected = connected_then(self.snapshot.files)
             return
         self.running = RunningTree(root)
         outer = {

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jupyter_cr.engine.cloning import clone_apart
+from jupyter_cr.engine.cloning import Cloning, clone_apart
 from jupyter_cr.engine.remote_process import RemoteProcess
 from jupyter_cr.engine.state import signal_actions
 from jupyter_cr.errors import (
@@ -34,9 +34,10 @@ from jupyter_cr.tracer.remote import ALL_SIGNALS, RemoteThread, Workspace
 
 __all__ = [
     "TWINS_FILE",
+    "BegunTwin",
     "ParkedTwin",
     "Twin",
-    "make_twin",
+    "begin_twin",
     "park_twins",
     "read_twins",
     "release_twins",
@@ -169,13 +170,25 @@ class ParkedTwin:
 _TURN_LIMIT = 20.0
 
 
-def make_twin(
+@dataclass(frozen=True)
+class BegunTwin:
+    """A twin that Linux is still making."""
+
+    of: int
+    cloning: Cloning
+
+    def finish(self) -> Twin:
+        """The twin. Has to be called, whatever happens. Raises as `Cloning.finish`."""
+        return Twin(self.of, self.cloning.finish())
+
+
+def begin_twin(
     remote: RemoteProcess,
     flags: Mapping[int, tuple[int, frozenset[str]]],
     *,
     is_subreaper: bool = False,
-) -> Twin:
-    """Clone a frozen process.
+) -> BegunTwin:
+    """Begin to clone a frozen process.
 
     Args:
         flags: start -> (end, VmFlags) of its regions that fork(2) leaves out or wipes;
@@ -183,14 +196,14 @@ def make_twin(
         is_subreaper: It adopts orphans (PR_SET_CHILD_SUBREAPER), but not the twin.
 
     Raises:
-        TargetError: no memory, or too many processes.
+        TargetError: too many processes.
     """
     before, after = _inheritance(flags)
     if is_subreaper:
         before.append(Call("prctl", (_PR_SET_CHILD_SUBREAPER, 0)))
         after.append(Call("prctl", (_PR_SET_CHILD_SUBREAPER, 1)))
-    thread = clone_apart(remote.leader, remote.spare, before=before, after=after)
-    return Twin(remote.frozen.inner_pid, thread)
+    cloning = clone_apart(remote.leader, remote.spare, before=before, after=after)
+    return BegunTwin(remote.frozen.inner_pid, cloning)
 
 
 def _inheritance(

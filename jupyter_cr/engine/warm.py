@@ -97,7 +97,7 @@ def _clone_into(parked: ParkedTwin, container: Container, handover: Handover) ->
         ]
         drop = [Call("close", (fd,)) for fd in theirs]
         copy = clone_apart(twin.thread, _SPARE, prepare=enter, after=drop)
-        return adopt_seed(copy)
+        return adopt_seed(copy.finish())
     finally:
         twin.park()
 
