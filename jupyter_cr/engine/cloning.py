@@ -21,13 +21,16 @@ from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Stop, Tracee, wait_any
 from jupyter_cr.tracer.remote import Batch, RemoteThread, Workspace
 
-__all__ = ["Cloning", "clone_apart"]
+__all__ = ["THREAD_FLAGS", "Cloning", "clone_apart", "clone_tracees"]
 
 _CLONE_VM, _CLONE_VFORK, _CLONE_PTRACE = 0x100, 0x4000, 0x2000
 _CLONE_PARENT_SETTID = 0x100000
 _WALL = 0x40000000
 _NOBODY = -(1 << 31) + 1
 _ALL_FDS = 0xFFFFFFFF
+
+THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000 | _CLONE_PTRACE
+"""CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD, _SYSVSEM: what makes a thread; of ours."""
 
 
 @dataclass
@@ -192,3 +195,38 @@ def _clone_failed(pid: int, code: int) -> TargetError:
         f"process {pid} could not be cloned: {os.strerror(code)}",
         "Free some memory or raise the limit on processes (ulimit -u), and try again.",
     )
+
+
+def clone_tracees(thread: RemoteThread, calls: Sequence[Call]) -> list[int]:
+    """Make the clone calls, all with CLONE_PTRACE.
+
+    Returns:
+        The tids, as we see them, of the new tracees, all stopped before their first
+        instruction.
+
+    Raises:
+        CallFailed: the first that failed; what was made is killed when we end.
+    """
+    found: list[int] = []
+    rest = list(calls)
+    while rest:
+        batch = Batch(thread, rest)
+        batch.start()
+        stopped = False
+        made = 0
+        while not stopped or made < _count_made(batch):
+            tid, status = wait_any()
+            if not os.WIFSTOPPED(status):
+                raise EngineError(f"thread {tid}: unexpected wait status {status:#x}")
+            if tid == thread.tracee.tid:
+                stopped = True
+            else:
+                found.append(tid)
+                made += 1
+        batch.finish(stopped=True)
+        rest = rest[len(batch.calls) :]
+    return found
+
+
+def _count_made(batch: Batch) -> int:
+    return sum(result.value > 0 for result in batch.read_results())

@@ -6,6 +6,7 @@ process in between.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ import msgspec
 
 from jupyter_cr.engine.state.address_space import Region
 from jupyter_cr.engine.twin import Twin
-from jupyter_cr.errors import EngineError, StorageError
+from jupyter_cr.errors import CheckpointRestoreError, EngineError, StorageError
 from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.pagemap import (
@@ -22,6 +23,7 @@ from jupyter_cr.tracer.proc.pagemap import (
     iter_guard_ranges,
     open_pagemap,
 )
+from jupyter_cr.tracer.remote import RemoteThread, Result
 
 __all__ = ["Record", "Run", "find_runs", "groups", "guard_ranges", "save_pages"]
 
@@ -123,8 +125,9 @@ def save_pages(
             if region.has_own_pages and not region.protection & _PROT_READ
         ]
     )
+    copied = [r for r in regions if r.content == "copied"]
     for group in groups(runs):
-        _write_group(twin, fd, group)
+        _write(twin.thread, fd, group, copied)
         _, length, offset = group[-1]
         advance(offset + length)
     twin.thread.call("close", fd)
@@ -152,38 +155,44 @@ def groups(runs: Sequence[Run], most: int = _PIECE) -> Iterator[list[Run]]:
 _MOST_CALLS = 400
 
 
-def _write_group(twin: Twin, fd: int, group: list[Run]) -> None:
-    while group:
-        calls = [
-            Call("pwrite64", (fd, address, length, offset), optional=True)
-            for address, length, offset in group
-        ]
-        rest: list[Run] = []
-        for (address, length, offset), result in zip(
-            group, twin.thread.run(calls), strict=True
-        ):
-            done = result.value
-            if done < 0:
-                _refuse(twin, address, -done)
+def _write(
+    thread: RemoteThread, fd: int, group: Sequence[Run], copied: Sequence[Region]
+) -> None:
+    """One after the other: Linux lets nobody else write to a file meanwhile.
+
+    Args:
+        copied: regions that may end before they do: of files that are shorter.
+    """
+    rest = list(group)
+    while rest:
+        calls = [Call("pwrite64", (fd, *run), optional=True) for run in rest]
+        rest = list(_iter_unwritten(thread.pid, rest, thread.run(calls), copied))
+
+
+def _iter_unwritten(
+    pid: int, runs: Sequence[Run], results: Sequence[Result], copied: Sequence[Region]
+) -> Iterator[Run]:
+    for (address, length, offset), result in zip(runs, results, strict=True):
+        done = result.value
+        if done < 0:
+            may_end = any(region.start <= address < region.end for region in copied)
+            if -done == errno.EFAULT and may_end:
                 continue
-            if done < length:
-                rest.append((address + done, length - done, offset + done))
-        group = rest
+            raise _failure(pid, address, -done)
+        if done < length:
+            yield address + done, length - done, offset + done
 
 
-_EFAULT = 14
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _refuse(twin: Twin, address: int, code: int) -> None:
-    """Memory behind the end of a mapped file cannot be read, and has no content."""
-    if code == _EFAULT:
-        return
-    if code in (28, 122, 27):
-        raise StorageError(
+def _failure(pid: int, address: int, code: int) -> CheckpointRestoreError:
+    if code in _FULL:
+        return StorageError(
             f"cannot write the snapshot's pages: {os.strerror(code)}",
             "Make room (`jupyter cr rm NAME`), or put the store elsewhere "
             "(JUPYTER_CR_HOME).",
         )
-    raise EngineError(
-        f"process {twin.of}: pages at {address:#x} cannot be saved: {os.strerror(code)}"
+    return EngineError(
+        f"process {pid}: pages at {address:#x} cannot be saved: {os.strerror(code)}"
     )

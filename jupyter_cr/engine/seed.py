@@ -13,13 +13,14 @@ import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from jupyter_cr.engine.cloning import THREAD_FLAGS, clone_tracees
 from jupyter_cr.errors import EngineError, PidTaken, RestoreError
 from jupyter_cr.tracer.arch import x86_64 as arch
 from jupyter_cr.tracer.calls import Call, Words
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.status import read_status
-from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize, wait_any
-from jupyter_cr.tracer.remote import ALL_SIGNALS, Batch, CallFailed, RemoteThread, Workspace
+from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize
+from jupyter_cr.tracer.remote import ALL_SIGNALS, CallFailed, RemoteThread, Workspace
 
 __all__ = [
     "Seed",
@@ -31,8 +32,6 @@ __all__ = [
 ]
 
 _CLONE_PTRACE = 0x2000
-_THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
-"""CLONE_VM, _FS, _FILES, _SIGHAND, _THREAD, _SYSVSEM: what makes a thread."""
 _SIGNAL = int(signal.SIGURG)
 _MASK = ALL_SIGNALS & ~(1 << (_SIGNAL - 1))
 _WALL = 0x40000000
@@ -167,7 +166,7 @@ def clone_seed(
         "clone3", (_clone_arguments(_CLONE_PTRACE, exit_signal, pid), _ARGUMENTS_SIZE)
     )
     try:
-        (tid,) = _clone(parent.thread, [call])
+        (tid,) = clone_tracees(parent.thread, [call])
     except CallFailed as error:
         if error.errno == _EEXIST and pid is not None:
             raise PidTaken(
@@ -191,11 +190,11 @@ def clone_threads(seed: Seed, tids: Iterable[int]) -> None:
     calls = [
         Call(
             "clone3",
-            (_clone_arguments(_THREAD_FLAGS | _CLONE_PTRACE, 0, tid), _ARGUMENTS_SIZE),
+            (_clone_arguments(THREAD_FLAGS, 0, tid), _ARGUMENTS_SIZE),
         )
         for tid in wanted
     ]
-    for tid in _clone(seed.thread, calls):
+    for tid in clone_tracees(seed.thread, calls):
         inner = read_status(seed.outer_pid, tid).ns_pid[-1]
         tracee = Tracee(tid)
         seed.threads[inner] = RemoteThread(
@@ -220,35 +219,3 @@ def _clone_arguments(flags: int, exit_signal: int, pid: int | None) -> Words:
     set_tid: bytes | int = pid.to_bytes(4, "little") if pid is not None else 0
     count = int(pid is not None)
     return Words((flags, 0, 0, 0, exit_signal, 0, 0, 0, set_tid, count, 0))
-
-
-def _clone(thread: RemoteThread, calls: Sequence[Call]) -> list[int]:
-    """Make the clone calls; the tids, as we see them, of the new tracees, all stopped
-    before their first instruction.
-
-    Raises:
-        CallFailed: the first that failed; what was made is killed when we end.
-    """
-    found: list[int] = []
-    rest = list(calls)
-    while rest:
-        batch = Batch(thread, rest)
-        batch.start()
-        stopped = False
-        made = 0
-        while not stopped or made < _count_made(batch):
-            tid, status = wait_any()
-            if not os.WIFSTOPPED(status):
-                raise EngineError(f"thread {tid}: unexpected wait status {status:#x}")
-            if tid == thread.tracee.tid:
-                stopped = True
-            else:
-                found.append(tid)
-                made += 1
-        batch.finish(stopped=True)
-        rest = rest[len(batch.calls) :]
-    return found
-
-
-def _count_made(batch: Batch) -> int:
-    return sum(result.value > 0 for result in batch.read_results())

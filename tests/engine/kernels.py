@@ -222,6 +222,9 @@ def kernel(user: User) -> Iterator[Kernel]:
             frontend.close()
     finally:
         end_tree(process)
+        # Shared memory that cells have made, named after the user's directory.
+        for path in Path("/dev/shm").glob(f"{user.home.name}*"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -264,7 +264,8 @@ SURVIVORS = {
     "shared memory": Survivor(
         """
         import mmap, multiprocessing, multiprocessing.shared_memory, os
-        segment = multiprocessing.shared_memory.SharedMemory(create=True, size=100_000)
+        _name = os.path.basename(os.environ["HOME"])
+        segment = multiprocessing.shared_memory.SharedMemory(_name, True, 100_000)
         anonymous = mmap.mmap(-1, 100_000)
         _fork = multiprocessing.get_context("fork")
         number, array = _fork.Value("q", 0), _fork.Array("i", 1000)
@@ -295,8 +296,9 @@ SURVIVORS = {
     ),
     "the shared segment by its name": Survivor(
         """
-        import multiprocessing.shared_memory
-        named = multiprocessing.shared_memory.SharedMemory(create=True, size=5000)
+        import multiprocessing.shared_memory, os
+        _name = os.path.basename(os.environ["HOME"]) + "-named"
+        named = multiprocessing.shared_memory.SharedMemory(_name, True, 5000)
         named.buf[:3] = b"abc"
         """,
         """
