@@ -152,7 +152,9 @@ class Building:
     def let_go(self, front_ends: FrontEnds) -> None:
         """The point of no return, children first."""
         root = self.snapshot.root
-        self.site.container.release(self.site.parent_of(self.snapshot), root.pid)
+        self.site.container.release(
+            self.site.parent_of(self.snapshot), root.pid, tied=self.pager is not None
+        )
         seeds = [self.site.seeds[record.pid] for record in reversed(self.snapshot.living)]
         for seed in seeds:
             rebuild_state.detach_others(seed)

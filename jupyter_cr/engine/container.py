@@ -45,15 +45,18 @@ class Container:
     init: Seed
     word: int
 
-    def release(self, parent: Seed, root: int) -> None:
+    def release(self, parent: Seed, root: int, *, tied: bool) -> None:
         """Let the keepers go and do what they are for: `parent` (maybe init itself)
-        waits for its child `root`, init for `parent`, the supervisor for init."""
+        waits for its child `root`, init for `parent`, the supervisor for init. With
+        `tied`, all of them still die with us."""
         waiting = [(self.supervisor, self.init.outer_pid, self.word, True)]
         if parent is self.init:
             waiting.append((self.init, root, self.word, False))
         else:
             waiting.append((self.init, parent.pid, self.word + 16, False))
             waiting.append((parent, root, self.word, False))
+        if not tied:
+            self.supervisor.thread.call("prctl", _PR_SET_PDEATHSIG, 0)
         for seed, child, word, imitate in waiting:
             workspace = seed.workspace
             tracee = seed.thread.tracee

@@ -91,7 +91,7 @@ def plant(address: int, threads: int, argv: Sequence[str]) -> Seed:
     elf_size = Workspace.layout(1, _XSTATE_MOST)[0]
     program = os.memfd_create("jupyter-cr seed", os.MFD_CLOEXEC)
     try:
-        os.write(program, arch.seed_program(address + size, elf_size))
+        os.write(program, arch.seed_program(address + size, elf_size, os.getpid()))
         pid = os.posix_spawn(
             f"/proc/self/fd/{program}",
             list(argv),

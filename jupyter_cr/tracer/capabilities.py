@@ -528,7 +528,7 @@ def _create_executable_memfd() -> int:
 
 def _probe_memfd_exec() -> str:
     memfd = _create_executable_memfd()
-    os.write(memfd, seed_program(_SEED_ADDRESS, PAGE))
+    os.write(memfd, seed_program(_SEED_ADDRESS, PAGE, os.getpid()))
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

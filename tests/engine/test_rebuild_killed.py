@@ -136,6 +136,17 @@ def test_fork_at_every_stop(user: User, step: int) -> None:
         check_tree(pid, ask(process.pid, "state()"))
 
 
+@pytest.mark.timeout(120)
+def test_fork_at_the_first_accesses(user: User) -> None:
+    """A seed that is there, but not yet traced, must not stay either."""
+    code = "import signal\n" + TREE.replace("{marker!r}", repr("accesses"))
+    with command_line(user) as cr, served(user, code) as process:
+        name = cr.checkpoint(process.pid)
+        for number in range(6):
+            assert kill_after(cr, ["fork", name], "steps", str(number))
+            wait_until(lambda: not cr.keepers(), "the seed ends")
+
+
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.timeout(900)
 def test_restore_at_every_stop(user: User, step: int) -> None:

@@ -6,9 +6,11 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jupyter_cr.tracer.arch import x86_64 as arch
@@ -132,7 +134,7 @@ def test_signal_frame_layout() -> None:
 
 def test_seed_program_runs_until_killed(tmp_path: Path) -> None:
     program = tmp_path / "seed"
-    program.write_bytes(arch.seed_program(0x10000000, 4 * arch.PAGE))
+    program.write_bytes(arch.seed_program(0x10000000, 4 * arch.PAGE, os.getpid()))
     program.chmod(0o755)
     running = subprocess.Popen([program])
     try:
@@ -163,3 +165,33 @@ def test_numbers_of_calls() -> None:
     }
     for name, value in arch.SYSCALLS.items():
         assert known.get(name, value) == value, name
+
+
+def test_seed_program_ends_without_its_parent(tmp_path: Path) -> None:
+    """Whoever executed it is gone, or goes: it must not wait for ever."""
+    program = tmp_path / "seed"
+    program.write_bytes(arch.seed_program(0x10000000, 4 * arch.PAGE, 1 << 22))
+    program.chmod(0o755)
+    assert subprocess.run([program], timeout=10).returncode == 1
+    start = (
+        "import os, subprocess, sys; from jupyter_cr.tracer.arch import x86_64 as arch\n"
+        "from pathlib import Path; program = Path(sys.argv[1])\n"
+        "program.write_bytes(arch.seed_program(0x10000000, 4 * arch.PAGE, os.getpid()))\n"
+        "print(subprocess.Popen([program], stdout=subprocess.DEVNULL).pid, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    other = tmp_path / "other"
+    other.touch(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-c", start, other],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        seed = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(seed) and psutil.Process(seed).status() != "zombie":
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -129,7 +129,24 @@ _REAP_LISTING = (
     ("0f05", "syscall"),
 )
 
-LISTING: Final = (*_BATCH_LISTING, *_PARK_LISTING, *_REAP_LISTING)
+# START: what a seed begins with. It dies with the thread that executed it
+# (PR_SET_PDEATHSIG), or at once if its parent is another one by now; then it waits. The
+# parent's pid stands in the comparison.
+_START_LISTING = (
+    ("bf01000000", "mov edi,0x1"),
+    ("be09000000", "mov esi,0x9"),
+    ("b89d000000", "mov eax,0x9d"),
+    ("0f05", "syscall"),
+    ("b86e000000", "mov eax,0x6e"),
+    ("0f05", "syscall"),
+    ("3d00000001", "cmp eax,0x1000000"),
+    ("0f845bffffff", "je 63"),
+    ("bf01000000", "mov edi,0x1"),
+    ("b8e7000000", "mov eax,0xe7"),
+    ("0f05", "syscall"),
+)
+
+LISTING: Final = (*_BATCH_LISTING, *_PARK_LISTING, *_REAP_LISTING, *_START_LISTING)
 
 
 def _length(listing: tuple[tuple[str, str], ...]) -> int:
@@ -142,6 +159,8 @@ BATCH_END: Final = _length(_BATCH_LISTING[:-2])
 """Where a batch stops: right behind the call that sends the signal."""
 PARK: Final = _length(_BATCH_LISTING)
 REAP: Final = PARK + _length(_PARK_LISTING)
+START: Final = REAP + _length(_REAP_LISTING)
+_PARENT: Final = START + _length(_START_LISTING[:6]) + 1
 
 SYSCALL_INSTRUCTION: Final = bytes.fromhex("0f05")
 SYSCALL_RETURN_GADGET: Final = bytes.fromhex("0f05c3")
@@ -399,8 +418,9 @@ _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _ET_EXEC, _EM_X86_64, _PT_LOAD, _PT_GNU_STACK, _RWX = 2, 62, 1, 0x6474E551, 7
 
 
-def seed_program(address: int, size: int) -> bytes:
-    """A static ELF executable that waits for ever.
+def seed_program(address: int, size: int, parent: int) -> bytes:
+    """A static ELF executable that waits as long as process `parent` lives, whose child
+    it has to be.
 
     Its one segment, `size` bytes at `address`, writable and executable, begins
     with `CODE`; the rest is zero. It needs no C library, whose rseq area would
@@ -408,14 +428,16 @@ def seed_program(address: int, size: int) -> bytes:
     """
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = _ELF_HEADER.pack(
-        ident, _ET_EXEC, _EM_X86_64, 1, address + PARK, _ELF_HEADER.size, 0, 0,
+        ident, _ET_EXEC, _EM_X86_64, 1, address + START, _ELF_HEADER.size, 0, 0,
         _ELF_HEADER.size, _PROGRAM_HEADER.size, 2, 0, 0, 0,
     )  # fmt: skip
     load = _PROGRAM_HEADER.pack(
         _PT_LOAD, _RWX, PAGE, address, address, len(CODE), size, PAGE
     )
     stack = _PROGRAM_HEADER.pack(_PT_GNU_STACK, 6, 0, 0, 0, 0, 0, 16)
-    return (header + load + stack).ljust(PAGE, b"\0") + CODE
+    code = bytearray(CODE)
+    struct.pack_into("<I", code, _PARENT, parent)
+    return (header + load + stack).ljust(PAGE, b"\0") + bytes(code)
 
 
 # fmt: off
