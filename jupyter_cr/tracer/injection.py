@@ -26,6 +26,9 @@ __all__ = ["Gadgets", "Injector", "find_gadgets", "find_workspaces"]
 
 _PROT_RWX, _MAP_PRIVATE_ANONYMOUS = 7, 0x22
 _SEARCH_LIMIT = 64 << 20
+_HOME = 0x4A4352000000
+"""Where a workspace is mapped unless something is there: an address that Linux chooses for
+nobody, so that one is known even if we died before anything was written to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,12 @@ def find_workspaces(memory: Memory, maps: Sequence[Mapping]) -> list[Mapping]:
         for mapping in maps
         if mapping.perms == "rwxp"
         and not mapping.inode
-        and memory.read_available(mapping.start, len(arch.CODE) + len(MAGIC)).endswith(
-            MAGIC
-        )
+        and (mapping.start == _HOME or _has_magic(memory, mapping.start))
     ]
+
+
+def _has_magic(memory: Memory, address: int) -> bool:
+    return memory.read_available(address, len(arch.CODE) + len(MAGIC)).endswith(MAGIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ class Injector:
         """
         size, slot, frame = Workspace.layout(threads, len(self.leader.xstate))
         address = self._call(
-            maps, "mmap", 0, size, _PROT_RWX, _MAP_PRIVATE_ANONYMOUS, ALL_SIGNALS, 0
+            maps, "mmap", _HOME, size, _PROT_RWX, _MAP_PRIVATE_ANONYMOUS, ALL_SIGNALS, 0
         )
         if address in (-errno.ENOMEM, -errno.EAGAIN):
             raise TargetError(
