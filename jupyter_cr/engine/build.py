@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from jupyter_cr.engine import rebuild_memory, rebuild_state
@@ -53,6 +53,9 @@ class Building:
             CorruptImage: the pages end too early.
         """
         self.shared = rebuild_shared_memory(self.snapshot.shared, self.rebuilding)
+        if self.pager is not None:
+            for shared in self.snapshot.shared:
+                self._check(self.pager, shared.runs)
         warm = self.site.warm
         cold = {record.pid for record in self.snapshot.living} - warm
         mapped = rebuild_memory.MappedFiles.open_paths(
@@ -90,6 +93,7 @@ class Building:
         runs = stored.runs
         if self.pager is not None:
             runs, later, regions = split_lazy(layout.regions, runs)
+            self._check(self.pager, runs)
             if regions:
                 fd = self.pager.open(seed)
                 self.later.append((fd, seed.outer_pid, regions, later))
@@ -109,6 +113,12 @@ class Building:
             self.handover,
             wipe=self.rebuilding.mode == "fork",
         )
+
+    @staticmethod
+    def _check(pager: Pager, runs: Iterable[Run]) -> None:
+        """Where not all pages are checked beforehand: those that come now."""
+        for _, length, offset in runs:
+            pager.check.check(offset, offset + length)
 
     def _advance(self, more: int) -> None:
         self.filled += more

@@ -1,10 +1,10 @@
 """Lazy restore: the tree goes on at once, and its pages come as they are asked for.
 
-We stay and serve page faults, and in between bring all other pages, in order. When the
-last one is there nothing of this is left but speed. Should we die before, the tree must
-not go on with zeros where its data was: the supervisor of its namespace dies with us
-(PR_SET_PDEATHSIG) and takes the tree with it; and as it holds the descriptors too, no
-page is answered for in between.
+We stay and serve page faults, and in between bring all other pages, in order, each
+checked when it is brought. When the last one is there nothing of this is left but
+speed. Should we die before, the tree must not go on with zeros where its data was: the
+supervisor of its namespace dies with us (PR_SET_PDEATHSIG) and takes the tree with it;
+and as it holds the descriptors too, no page is answered for in between.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 from jupyter_cr.engine.pages import Run
 from jupyter_cr.engine.seed import Seed
-from jupyter_cr.engine.snapshot import PagesCheck
 from jupyter_cr.engine.state.address_space import Region
+from jupyter_cr.engine.streams import PageRangeCheck
 from jupyter_cr.errors import NoSuchProcess, RestoreError
 from jupyter_cr.tracer import libc
 from jupyter_cr.tracer.arch.x86_64 import PAGE
@@ -106,16 +106,13 @@ class Pager:
     `register` while they are seeds, then `run`."""
 
     pages_fd: int
+    check: PageRangeCheck
     supervisor: Seed
     served: dict[int, _Served] = field(default_factory=dict)
     """By descriptor."""
 
     huge: list[tuple[int, int, int]] = field(default_factory=list)
     """(pid as we see it, start, length) of regions that had asked for huge pages."""
-
-    check: PagesCheck | None = None
-    """Of the pages, if the tree did not wait for it: nothing depends on a fork yet that
-    is found to be damaged and ended."""
 
     def __post_init__(self) -> None:
         self._pages = os.dup(self.pages_fd)
@@ -179,8 +176,6 @@ class Pager:
                 self._serve(0, base)
                 self._bring_next(base)
             del anchor
-        if self.check is not None:
-            self.check.result()
         self._unbind()
         for pid, start, length in self.huge:
             with contextlib.suppress(OSError):
@@ -226,8 +221,10 @@ class Pager:
         """Up to `most` bytes from `address`, which is in the missing run number `at`."""
         low, high, offset = served.missing[at]
         length = min(most, high - address)
+        start = offset + address - low
+        self.check.check(start, start + length)
         try:
-            done = served.uffd.copy(address, base + offset + address - low, length)
+            done = served.uffd.copy(address, base + start, length)
         except FileExistsError:
             done = PAGE
         except FileNotFoundError:

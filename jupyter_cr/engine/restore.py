@@ -88,7 +88,7 @@ def restore_tree(
     snapshot.needed.require()
     require_paths(snapshot.living, snapshot.files)
     _raise_file_limit()
-    check = PagesCheck(reader)
+    check = None if lazy else PagesCheck(reader)
     with ExitStack() as stack:
         if mode == "restore":
             stack.enter_context(hold(snapshot.identity))
@@ -98,7 +98,9 @@ def restore_tree(
         site = break_ground(snapshot, mode, directory, handover, warn)
         try:
             supervisor = site.container.supervisor
-            pager = Pager(reader.pages_fd, supervisor) if lazy else None
+            pager = None
+            if lazy:
+                pager = Pager(reader.pages_fd, reader.check_as_needed(), supervisor)
             old = _Old(snapshot, rebuilding, supervisor.outer_pid)
             building = Building(
                 snapshot,
@@ -110,9 +112,8 @@ def restore_tree(
                 old.look if mode == "restore" else _nothing,
             )
             building.build_memory()
-            if pager is not None and mode == "fork":
-                pager.check = check
-            elif site.warm != {record.pid for record in snapshot.living}:
+            all_warm = site.warm == {record.pid for record in snapshot.living}
+            if check is not None and not all_warm:
                 check.result()
             connected = old.end() if mode == "restore" else Connected()
             front_ends = building.build_rest(connected)

@@ -18,7 +18,7 @@ import msgspec
 
 from jupyter_cr.errors import StorageError
 
-__all__ = ["SnapshotReader", "SnapshotWriter", "storage_errors"]
+__all__ = ["PageRangeCheck", "SnapshotReader", "SnapshotWriter", "storage_errors"]
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -83,6 +83,24 @@ class SnapshotReader(Protocol):
         Raises:
             CorruptImage: names the first block of pages that is not as written.
         """
+
+    def check_as_needed(self) -> PageRangeCheck:
+        """What checks parts of the pages when they are asked for, even after the reader
+        has been closed."""
+
+
+class PageRangeCheck(Protocol):
+    """Checks parts of the pages of one snapshot."""
+
+    def check(self, start: int, end: int) -> None:
+        """Check the bytes [start, end) of the pages.
+
+        Raises:
+            CorruptImage: they are not as written.
+        """
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -16,7 +16,7 @@ import threading
 
 import xxhash
 
-__all__ = ["BLOCK", "PageChecksums", "find_damaged_block", "hash_blocks"]
+__all__ = ["BLOCK", "BlockCheck", "PageChecksums", "find_damaged_block", "hash_blocks"]
 
 BLOCK = 1 << 20
 """Bytes covered by one checksum."""
@@ -144,6 +144,43 @@ class PageChecksums:
                     )
         except OSError as error:
             self._failure = error
+
+
+class BlockCheck:
+    """Checks blocks as they are needed, each once. Has a descriptor of its own.
+
+    Args:
+        fd: open for reading on the file; duplicated.
+        length: of the file, in bytes.
+        block: bytes covered by one checksum.
+        checksums: as `hash_blocks` returns them.
+    """
+
+    def __init__(self, fd: int, length: int, block: int, checksums: bytes) -> None:
+        self._fd = os.dup(fd)
+        self._length, self._block, self._checksums = length, block, checksums
+        self._sound: set[int] = set()
+
+    def find_damaged(self, start: int, end: int) -> int | None:
+        """Number of the first block with bytes of [start, end) that does not match its
+        checksum; None if all do.
+
+        Raises:
+            OSError: the file could not be read, or ends too early.
+        """
+        for number in range(start // self._block, -(-end // self._block)):
+            if number in self._sound:
+                continue
+            found = hash_blocks(self._fd, self._length, number, number + 1, self._block)
+            at = number * _CHECKSUM.size
+            if found != self._checksums[at : at + _CHECKSUM.size]:
+                return number
+            self._sound.add(number)
+        return None
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
 
 
 def find_damaged_block(fd: int, length: int, block: int, checksums: bytes) -> int | None:

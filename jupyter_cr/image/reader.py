@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from jupyter_cr.errors import CorruptImage, FutureImage, NoSuchSnapshot
-from jupyter_cr.image.checksums import find_damaged_block
+from jupyter_cr.image.checksums import BlockCheck, find_damaged_block
 from jupyter_cr.image.frame import DAMAGED, Frame, iter_frames
 from jupyter_cr.image.records import (
     RECORDS,
@@ -195,11 +196,47 @@ class ImageReader:
         except OSError as error:
             raise _unreadable(self._pages_path, error) from error
         if number is not None:
-            raise CorruptImage(
-                f"{self._pages_path}: block {number} at offset {number * blocks.block} "
-                "does not match its checksum.",
-                DAMAGED,
-            )
+            raise _damaged(self._pages_path, number, blocks.block)
+
+    def check_as_needed(self) -> RangeCheck:
+        """What checks ranges of the pages when they are asked for; it does not need this
+        reader any more."""
+        blocks = self._blocks
+        check = BlockCheck(self._pages, blocks.length, blocks.block, blocks.checksums)
+        return RangeCheck(check, self._pages_path, blocks.block)
+
+
+@dataclass(frozen=True)
+class RangeCheck:
+    """Checks ranges of the pages against their checksums."""
+
+    blocks: BlockCheck
+    path: Path
+    block: int
+
+    def check(self, start: int, end: int) -> None:
+        """Check the bytes [start, end) of the pages.
+
+        Raises:
+            CorruptImage: names the first block that is not as written.
+        """
+        try:
+            number = self.blocks.find_damaged(start, end)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if number is not None:
+            raise _damaged(self.path, number, self.block)
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        self.blocks.close()
+
+
+def _damaged(path: Path, number: int, block: int) -> CorruptImage:
+    return CorruptImage(
+        f"{path}: block {number} at offset {number * block} does not match its checksum.",
+        DAMAGED,
+    )
 
 
 def _unreadable(path: Path, error: OSError) -> CorruptImage:
