@@ -13,7 +13,14 @@ import pytest
 from jupyter_cr.tracer.capabilities import probe_capabilities
 from tests.conftest import User
 from tests.engine.harness import LIMIT, wait_until
-from tests.engine.kernels import CommandLine, Kernel, command_line, is_alive, kernel
+from tests.engine.kernels import (
+    CommandError,
+    CommandLine,
+    Kernel,
+    command_line,
+    is_alive,
+    kernel,
+)
 
 MIB = 1 << 20
 
@@ -114,16 +121,32 @@ def test_a_dead_pager_is_a_clear_death(
     assert original.value("a.sum() == total") == "np.True_"
 
 
+def damage(cr: CommandLine, snapshot: str, part: float) -> None:
+    """Flip a bit at that part of the pages."""
+    path = cr.path(snapshot) / "pages"
+    at = int(path.stat().st_size * part)
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+
 def test_a_fork_with_a_damaged_page_is_ended(
     cr: CommandLine, original: Kernel, snapshot: str
 ) -> None:
-    with (cr.path(snapshot) / "pages").open("r+b") as file:
-        file.seek(-MIB, os.SEEK_END)
-        byte = file.read(1)
-        file.seek(-MIB, os.SEEK_END)
-        file.write(bytes([byte[0] ^ 1]))
+    damage(cr, snapshot, 0.5)
     pid, _ = cr.fork(snapshot, "--lazy")
     wait_until(lambda: not is_alive(pid), "end of the fork")
+    assert original.value("a.sum() == total") == "np.True_"
+
+
+def test_damage_in_what_comes_first_is_refused(
+    cr: CommandLine, original: Kernel, snapshot: str
+) -> None:
+    damage(cr, snapshot, 0.999)
+    with pytest.raises(CommandError, match="does not match its checksum"):
+        cr("restore", snapshot, "--lazy")
     assert original.value("a.sum() == total") == "np.True_"
 
 
