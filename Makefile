@@ -33,6 +33,8 @@ test-long: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -m long --timeout 1800
 
 bench: $(STAMP) ## measure downtime, restore and fork beside their limits
+	@# As pip does when it installs a package that is not editable.
+	$(BIN)/python -m compileall -q jupyter_cr
 	$(BIN)/python -m tests.benchmarks
 
 demo: $(STAMP) ## a real kernel: checkpointed, killed, restored, forked
