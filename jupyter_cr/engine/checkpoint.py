@@ -114,9 +114,9 @@ def checkpoint_tree(
     began = time.perf_counter()
     report = progress or _silent
     report("freeze", 0.0)
-    survey_tree(pid)
+    survey = survey_tree(pid)
     rehearse(_play)
-    taken = _take(pid)
+    taken = _take(pid, survey)
     twins = list(taken.frozen.twins.values())
     try:
         for twin in twins:
@@ -137,9 +137,10 @@ def _silent(phase: str, share: float) -> None:
     """Nobody is watching."""
 
 
-def _take(pid: int) -> _Taken:
+def _take(pid: int, survey: Survey) -> _Taken:
     for attempt in range(_ATTEMPTS):
-        survey = survey_tree(pid)
+        if attempt:
+            survey = survey_tree(pid)
         try:
             frozen = _freeze_and_clone(pid, survey)
         except Interrupted:
