@@ -139,9 +139,7 @@ def checkpoint(
     with store.create(name) as writer:
         writer.add(_header(name, note, found))
         with _twins_ended_on_error(writer.path):
-            outcome = checkpoint_tree(
-                found.pid, writer, warm=warm, directory=writer.path, progress=progress
-            )
+            outcome = checkpoint_tree(found.pid, writer, warm=warm, progress=progress)
             processes = _add_outcome(writer, outcome)
             with _phase(progress, "sync"):
                 writer.commit()

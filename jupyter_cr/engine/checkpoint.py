@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from jupyter_cr.engine import pages
 from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
@@ -31,7 +30,7 @@ from jupyter_cr.engine.state import process
 from jupyter_cr.engine.state.address_space import Layout, Region
 from jupyter_cr.engine.streams import SnapshotWriter
 from jupyter_cr.engine.survey import Survey, survey_tree
-from jupyter_cr.engine.twin import BegunTwin, Twin, begin_twin, park_twins
+from jupyter_cr.engine.twin import TWINS_FILE, BegunTwin, Twin, begin_twin, park_twins
 from jupyter_cr.errors import TargetError
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import Mapping, read_maps, vm_flags
@@ -97,14 +96,13 @@ def checkpoint_tree(
     writer: SnapshotWriter,
     *,
     warm: bool = False,
-    directory: Path | None = None,
     progress: Progress | None = None,
 ) -> CheckpointOutcome:
     """Checkpoint process `pid` and all its descendants into `writer`.
 
     Args:
-        warm: leave the twins alive, noted beside the snapshot in `directory`, so that
-            forks need not read it.
+        warm: leave the twins alive, noted beside the snapshot, so that forks need not
+            read it.
 
     Raises:
         NoSuchProcess, PermissionDenied, AlreadyTraced, TargetError: as `freeze`.
@@ -122,8 +120,8 @@ def checkpoint_tree(
         for twin in twins:
             twin.settle()
         summaries = _save(taken, writer, report)
-        if warm and directory is not None:
-            park_twins(directory, twins)
+        if warm:
+            writer.attach(TWINS_FILE, park_twins(twins))
             twins = []
     finally:
         for twin in twins:

@@ -44,10 +44,6 @@ class RemoteProcess:
         """The thread that the process began with."""
         return self.threads[self.frozen.pid]
 
-    def run_in_all(self, calls: Sequence[Call]) -> dict[int, list[Result]]:
-        """The same calls in every thread, all at once."""
-        return self.run(dict.fromkeys(self.threads, calls))
-
     def run(self, calls: Mapping[int, Sequence[Call]]) -> dict[int, list[Result]]:
         """For each tid its calls (no more than fit one batch), all at once."""
         batches = {tid: Batch(self.threads[tid], list(calls[tid])) for tid in calls}

@@ -223,11 +223,11 @@ def _inheritance(
     return before, after
 
 
-def park_twins(directory: Path, twins: Iterable[Twin]) -> None:
-    """Leave the twins parked, noted beside the snapshot in `directory`."""
+def park_twins(twins: Iterable[Twin]) -> bytes:
+    """Leave the twins parked; what `TWINS_FILE` beside the snapshot has to say of them."""
     parked = [twin.park() for twin in twins]
     document = {"boot": _boot_id(), "twins": [asdict(twin) for twin in parked]}
-    (directory / TWINS_FILE).write_text(json.dumps(document))
+    return json.dumps(document).encode()
 
 
 def read_twins(directory: Path) -> list[ParkedTwin]:
