@@ -24,18 +24,12 @@ _LONGEST = "10"
 def rehearse(play: Callable[[int], None]) -> None:
     """Call `play` with the pid of a child of ours that sleeps and has open what kernels
     have open. That it fails means nothing: when it counts, it will say so."""
-    with ExitStack() as stack:
+    with contextlib.suppress(CheckpointRestoreError, OSError), ExitStack() as stack:
         actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in _open_files(stack)]
-        try:
-            pid = os.posix_spawnp("sleep", ["sleep", _LONGEST], {}, file_actions=actions)
-        except OSError:
-            return
-        try:
-            with contextlib.suppress(CheckpointRestoreError, OSError):
-                play(pid)
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        pid = os.posix_spawnp("sleep", ["sleep", _LONGEST], {}, file_actions=actions)
+        stack.callback(os.waitpid, pid, 0)
+        stack.callback(os.kill, pid, signal.SIGKILL)
+        play(pid)
 
 
 def _open_files(stack: ExitStack) -> Iterator[int]:
