@@ -10,27 +10,20 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from jupyter_cr.engine.build import Building
-from jupyter_cr.engine.descriptors import pipe
 from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
-from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
-from jupyter_cr.engine.front_ends import (
-    Connected,
-    connected_then,
-    count_front_ends,
-)
-from jupyter_cr.engine.identity import find_tree, hold
+from jupyter_cr.engine.front_ends import Connected
+from jupyter_cr.engine.identity import hold
 from jupyter_cr.engine.lazy import Pager
-from jupyter_cr.engine.preflight import require_paths, require_ports
-from jupyter_cr.engine.replace import RunningTree
+from jupyter_cr.engine.predecessor import Predecessor
+from jupyter_cr.engine.preflight import require_paths
 from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
 from jupyter_cr.engine.streams import SnapshotReader
 from jupyter_cr.tracer.handover import Handover
-from jupyter_cr.tracer.sock_diag import State, tcp_sockets
 
 __all__ = ["RestoreOutcome", "restore_tree"]
 
@@ -101,7 +94,7 @@ def restore_tree(
             pager = None
             if lazy:
                 pager = Pager(reader.pages_fd, reader.check_as_needed(), supervisor)
-            old = _Old(snapshot, rebuilding, supervisor.outer_pid)
+            old = Predecessor(snapshot, rebuilding, supervisor.outer_pid)
             building = Building(
                 snapshot,
                 site,
@@ -145,56 +138,6 @@ def _silent(phase: str, share: float) -> None:
 
 def _nothing() -> None:
     """Nothing has to be looked at."""
-
-
-@dataclass
-class _Old:
-    """The tree that a restore replaces, if there is one."""
-
-    snapshot: Snapshot
-    rebuilding: Rebuilding
-    supervisor: int
-    running: RunningTree | None = None
-    connected: Connected = field(default_factory=Connected)
-    looked: bool = False
-
-    def look(self) -> None:
-        """See what it has, and take what it hands on. May be called again.
-
-        Raises:
-            AddressTaken: somebody else has one of the ports.
-        """
-        if self.looked:
-            return
-        self.looked = True
-        root = find_tree(self.snapshot.identity, apart_from=self.supervisor)
-        if root is None:
-            self.connected = connected_then(self.snapshot.files)
-            return
-        self.running = RunningTree(root)
-        outer = {
-            f"pipe:[{record.ino}]": record.ino
-            for _, record in self.rebuilding.records(pipe.Record)
-            if record.outer
-        }
-        self.running.look_at_files(outer, self.rebuilding.stack)
-        self.rebuilding.outer = self.running.pipes
-        ports = {port.address.port for port in listening_ports(self.snapshot.files)}
-        if ports:
-            sockets = tcp_sockets(states=set(State) - {State.TIME_WAIT})
-            require_ports(self.snapshot.files, sockets, self.running.sockets)
-            self.connected = count_front_ends(sockets, ports, self.running.sockets)
-
-    def end(self) -> Connected:
-        """End it; who was connected to it.
-
-        Raises:
-            RestoreError: a process of it does not end.
-        """
-        self.look()
-        if self.running is not None:
-            self.running.end()
-        return self.connected
 
 
 def _raise_file_limit() -> None:
