@@ -61,7 +61,7 @@ def test_batches(target: Program, count: int) -> None:
 def test_all_threads_at_once(target: Program) -> None:
     with remote(target) as process:
         assert len(process.threads) == 2
-        answers = process.run_in_all([Call("gettid")])
+        answers = process.run(dict.fromkeys(process.threads, (Call("gettid"),)))
         assert {tid: results[0].value for tid, results in answers.items()} == {
             tid: tid for tid in process.threads
         }
@@ -126,10 +126,10 @@ def test_caught_signals(how_many: int) -> None:
     with program(SERVE + f"signals = {signals}\n" + CATCHING) as running:
         with remote(running) as process:
             for _ in range(5):
-                process.run_in_all([Call("getpid")] * 10)
+                process.run(dict.fromkeys(process.threads, [Call("getpid")] * 10))
             for number in signals:
                 os.kill(running.pid, number)
-            process.run_in_all([Call("getpid")] * 10)
+            process.run(dict.fromkeys(process.threads, [Call("getpid")] * 10))
         wait_until(lambda: sorted(eval(running.ask("caught"))) == sorted(signals))
         assert sorted(eval(running.ask("caught"))) == sorted(signals)
 
