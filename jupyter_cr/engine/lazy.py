@@ -228,7 +228,9 @@ class Pager:
         except FileExistsError:
             done = PAGE
         except FileNotFoundError:
-            done = length
+            # It has been moved or unmapped: the event that says so comes next, and only
+            # that tells whether the bytes are still wanted, and where.
+            done = 0
         except ProcessLookupError:
             served.missing = []
             return
@@ -246,10 +248,7 @@ class Pager:
         before, mask = tracee.registers, tracee.signal_mask
         old = self.supervisor.workspace
         with Memory(pid) as memory:
-            workspace = Workspace(
-                memory, old.address, old.size, old.slot_size, old.frame_size
-            )
-            self._run_unbinding(tracee, workspace)
+            self._run_unbinding(tracee, old.seen_in(memory))
         tracee.registers = before
         tracee.signal_mask = mask
         tracee.detach()
