@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from jupyter_cr.engine import rebuild_memory, rebuild_state
 from jupyter_cr.engine.descriptors.base import Rebuilding
@@ -122,8 +123,13 @@ class Building:
 
     def _advance(self, more: int) -> None:
         self.filled += more
-        total = sum(len for p in self.snapshot.pages.values() for _, len, _ in p.runs)
-        self.report(self.filled / total)
+        self.report(self.filled / self._total)
+
+    @cached_property
+    def _total(self) -> int:
+        """Bytes of private memory in the snapshot."""
+        pages = self.snapshot.pages.values()
+        return sum(length for record in pages for _, length, _ in record.runs)
 
     def build_rest(self, connected: Connected) -> FrontEnds:
         """Shared memory's content, open files, and all other state: from here on the

@@ -19,7 +19,7 @@ from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Stop, Tracee, wait_any
-from jupyter_cr.tracer.remote import Batch, RemoteThread, Workspace
+from jupyter_cr.tracer.remote import Batch, RemoteThread
 
 __all__ = ["THREAD_FLAGS", "Cloning", "clone_apart", "clone_tracees"]
 
@@ -179,10 +179,7 @@ def _wait_for_copy(helper: _Helper, leader: int) -> tuple[int | None, Stop | Non
 
 
 def _thread_of_copy(process: RemoteThread, tid: int) -> RemoteThread:
-    source = process.workspace
-    workspace = Workspace(
-        Memory(tid), source.address, source.size, source.slot_size, source.frame_size
-    )
+    workspace = process.workspace.seen_in(Memory(tid))
     tracee = Tracee(tid)
     inner = read_status(tid).ns_tgid[-1]
     return RemoteThread(

@@ -34,7 +34,6 @@ __all__ = [
 _CLONE_PTRACE = 0x2000
 _SIGNAL = int(signal.SIGURG)
 _MASK = ALL_SIGNALS & ~(1 << (_SIGNAL - 1))
-_WALL = 0x40000000
 _STOP_LIMIT = 5.0
 
 
@@ -175,13 +174,7 @@ def clone_seed(
             ) from error
         raise
     tracee = Tracee(tid)
-    source = parent.workspace
-    return _seed_of(
-        tracee,
-        Workspace(
-            Memory(tid), source.address, source.size, source.slot_size, source.frame_size
-        ),
-    )
+    return _seed_of(tracee, parent.workspace.seen_in(Memory(tid)))
 
 
 def clone_threads(seed: Seed, tids: Iterable[int]) -> None:

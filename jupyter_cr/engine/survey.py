@@ -19,9 +19,6 @@ from jupyter_cr.tracer.proc.tasks import list_children
 
 __all__ = ["ProcessSurvey", "Survey", "survey_process", "survey_tree"]
 
-_INHERITED_DIFFERENTLY = frozenset({"dc", "wf", "lo"})
-"""VmFlags that a twin has not got, or acts on."""
-
 
 @dataclass(frozen=True)
 class ProcessSurvey:

@@ -13,6 +13,7 @@ behind is the workspace itself, which the next checkpoint finds by `MAGIC` and u
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import struct
@@ -87,6 +88,10 @@ class Workspace:
         slot_size = frame_size + _CAPACITY * arch.ENTRY_SIZE + _DATA_SIZE
         slot_size = -(-slot_size // arch.PAGE) * arch.PAGE
         return arch.PAGE + threads * slot_size, slot_size, frame_size
+
+    def seen_in(self, memory: Memory) -> Workspace:
+        """The same place in the memory of a clone."""
+        return dataclasses.replace(self, memory=memory)
 
     def install(self) -> None:
         """Write the machine code."""

@@ -30,7 +30,6 @@ _IOPRIO_WHO_PROCESS = 1
 _STACK_SIZE = 24
 _RSEQ_CS_OFFSET = 8
 _RSEQ_CS = struct.Struct("<IIQQQ")
-_RSEQ_FLAG_UNREGISTER = 1
 
 
 class Rseq(msgspec.Struct, frozen=True):
