@@ -4,6 +4,7 @@
 
     CheckpointRestoreError
     ├── UsageError              2   the request itself makes no sense
+    │   └── NoSuchTask
     ├── TargetError             3   the process or tree named cannot be worked on
     │   ├── NoSuchProcess
     │   ├── PermissionDenied    4
@@ -19,6 +20,7 @@
     │   ├── FileChanged        13   an executable or library differs from the recorded one
     │   ├── PidTaken           14
     │   └── AddressTaken       15   a port or socket path is used by somebody else
+    ├── Cancelled              16   called off by whoever had asked for it
     └── EngineError            70   a bug, or Linux behaving as never seen
 
 Each class owns its exit code (``exit_code``) and its HTTP status
@@ -31,6 +33,7 @@ from __future__ import annotations
 __all__ = [
     "AddressTaken",
     "AlreadyTraced",
+    "Cancelled",
     "CheckpointRestoreError",
     "CorruptImage",
     "EngineError",
@@ -40,6 +43,7 @@ __all__ = [
     "NameTaken",
     "NoSuchProcess",
     "NoSuchSnapshot",
+    "NoSuchTask",
     "PermissionDenied",
     "PidTaken",
     "RestoreError",
@@ -83,6 +87,12 @@ class CheckpointRestoreError(Exception):
 class UsageError(CheckpointRestoreError):
     exit_code = 2
     http_status = 400
+
+
+class NoSuchTask(UsageError):
+    """The server knows no such operation, or has forgotten it."""
+
+    http_status = 404
 
 
 class TargetError(CheckpointRestoreError):
@@ -152,6 +162,13 @@ class PidTaken(RestoreError):
 
 class AddressTaken(RestoreError):
     exit_code = 15
+
+
+class Cancelled(CheckpointRestoreError):
+    """Called off before it had changed anything."""
+
+    exit_code = 16
+    http_status = 409
 
 
 class EngineError(CheckpointRestoreError):

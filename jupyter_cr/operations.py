@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from jupyter_cr import __version__
 from jupyter_cr.background import leave_pager
 from jupyter_cr.errors import StorageError, UsageError, printable
-from jupyter_cr.image import Header, KernelFacts, Outcome
+from jupyter_cr.image import Document, Header, KernelFacts, NotebookFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.kernels.connection import (
     encode_connection,
@@ -38,17 +38,26 @@ if TYPE_CHECKING:
     from jupyter_cr.engine.lazy import Pager
     from jupyter_cr.engine.restore import RestoreOutcome
     from jupyter_cr.image import ImageReader, ImageWriter
+    from jupyter_cr.tracer.capabilities import Capability
 
 __all__ = [
+    "Brought",
+    "CapabilitiesResult",
     "CheckpointResult",
     "Progress",
     "RestoreResult",
     "SnapshotDetails",
     "VerifyResult",
+    "annotate_snapshot",
+    "bring_fork",
+    "bring_restored",
+    "check_capabilities",
     "checkpoint",
     "fork",
     "list_snapshots",
+    "read_document",
     "remove_snapshots",
+    "rename_snapshot",
     "restore",
     "show_snapshot",
     "verify_snapshot",
@@ -57,6 +66,15 @@ __all__ = [
 Progress = Callable[[str, float], None]
 """Called with the phase's name and how much of it is done, from 0 to 1. Called while
 the tree is frozen, too: it must return at once."""
+
+
+class CapabilitiesResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What this machine and user permit."""
+
+    can_checkpoint: bool
+    can_restore: bool
+    """And fork: with the same pids inside."""
+    items: tuple[Capability, ...]
 
 
 class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,9 +126,13 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
 def checkpoint(
     target: str,
     *,
+    connection_file: Path | None = None,
     name: str | None = None,
     note: str = "",
     warm: bool = False,
+    notebook: NotebookFacts | None = None,
+    document: bytes = b"",
+    automatic: str = "",
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> CheckpointResult:
@@ -118,9 +140,13 @@ def checkpoint(
 
     Args:
         target: a pid, a connection file, a kernel's id or the beginning of one.
+        connection_file: of the target, a pid, where that is known.
         name: of the snapshot; None to have one made up.
         note: any text.
         warm: leave the twins alive, for forks without reading pages.
+        notebook: which document the kernel works for.
+        document: that document as it is, JSON; empty if there is none.
+        automatic: why the snapshot is taken without being asked for.
 
     Raises:
         UsageError, TargetError: wrong target or name; nothing was stopped.
@@ -132,12 +158,19 @@ def checkpoint(
     store = store or Store()
     if name is not None:
         store.check_free(name)
-    found = resolve_target(target)
+    found = resolve_target(target, connection_file)
     from jupyter_cr.engine.checkpoint import checkpoint_tree
 
     name = name or store.suggest_name(found.kernel_name or found.comm)
     with store.create(name) as writer:
-        writer.add(_header(name, note, found))
+        header = _header(name, note, found)
+        writer.add(
+            msgspec.structs.replace(
+                header, notebook=notebook or NotebookFacts(), automatic=automatic
+            )
+        )
+        if document:
+            writer.add(Document(content=document))
         with _twins_ended_on_error(writer.path):
             outcome = checkpoint_tree(found.pid, writer, warm=warm, progress=progress)
             processes = _add_outcome(writer, outcome)
@@ -226,15 +259,40 @@ def restore(
         ImageError: no such snapshot, or it is damaged; nothing was ended.
         RestoreError: this machine cannot take it now.
     """
-    store = store or Store()
     if lazy:
-        return leave_pager(lambda: _restore(name, store, None, lazy=True))
-    return _restore(name, store, progress, lazy=False)[0]
+        return leave_pager(lambda: bring_restored(name, lazy=True, store=store).parts)
+    return bring_restored(name, store=store, progress=progress).result
 
 
-def _restore(
-    name: str, store: Store, progress: Progress | None, *, lazy: bool
-) -> tuple[RestoreResult, Pager | None]:
+class Brought(NamedTuple):
+    """A tree that has been brought back by this process, its supervisor's parent."""
+
+    result: RestoreResult
+    pager: Pager | None
+    """Of a lazy restore: has to be run, by this process."""
+
+    @property
+    def parts(self) -> tuple[RestoreResult, Pager | None]:
+        """Both."""
+        return self.result, self.pager
+
+
+def bring_restored(
+    name: str,
+    *,
+    replacing: int | None = None,
+    lazy: bool = False,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Brought:
+    """What `restore` does, in this process, whose child the supervisor becomes also
+    where it is lazy.
+
+    Args:
+        replacing: pid of the root of the tree that makes room, where it is not the one
+            that the snapshot is of: the kernel was started afresh since.
+    """
+    store = store or Store()
     with store.open(name) as reader:
         from jupyter_cr.engine.restore import restore_tree
 
@@ -243,13 +301,14 @@ def _restore(
             mode="restore",
             directory=reader.directory,
             ports={},
+            replacing=replacing,
             lazy=lazy,
             progress=progress,
         )
         kernel = reader.header.kernel
     path = Path(kernel.connection_file) if kernel.connection_file else None
     warnings = tuple(_put_back(path, kernel.connection)) if path else ()
-    return _restore_result(name, outcome, path, warnings), outcome.pager
+    return Brought(_restore_result(name, outcome, path, warnings), outcome.pager)
 
 
 def _put_back(path: Path, recorded: bytes) -> Iterator[str]:
@@ -285,20 +344,24 @@ def fork(
         ImageError: no such snapshot, or it is damaged.
         RestoreError: this machine cannot take it now.
     """
-    store = store or Store()
     if lazy:
-        return leave_pager(lambda: _fork(name, connection_file, store, None, lazy=True))
-    return _fork(name, connection_file, store, progress, lazy=False)[0]
+        return leave_pager(
+            lambda: bring_fork(name, connection_file, lazy=True, store=store).parts
+        )
+    return bring_fork(name, connection_file, store=store, progress=progress).result
 
 
-def _fork(
+def bring_fork(
     name: str,
-    connection_file: Path | None,
-    store: Store,
-    progress: Progress | None,
+    connection_file: Path | None = None,
     *,
-    lazy: bool,
-) -> tuple[RestoreResult, Pager | None]:
+    lazy: bool = False,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Brought:
+    """What `fork` does, in this process, whose child the supervisor becomes also where
+    it is lazy."""
+    store = store or Store()
     with store.open(name) as reader:
         kernel = reader.header.kernel
         original = parse_connection(kernel.connection) if kernel.connection else None
@@ -324,7 +387,7 @@ def _fork(
         if path is not None and original is not None:
             content = encode_connection(fork_connection(original, outcome.ports))
             write_connection(path, content, replace=True)
-    return _restore_result(name, outcome, path), outcome.pager
+    return Brought(_restore_result(name, outcome, path), outcome.pager)
 
 
 @contextmanager
@@ -405,6 +468,50 @@ def remove_snapshots(names: Sequence[str], *, store: Store | None = None) -> Non
         StorageError: the store is not writable.
     """
     (store or Store()).remove(names)
+
+
+def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:
+    """Give a snapshot another name.
+
+    Raises:
+        UsageError: not a name.
+        NoSuchSnapshot, NameTaken: there is none, or one of the new name.
+        StorageError: the store is not writable.
+    """
+    (store or Store()).rename(name, new_name)
+
+
+def annotate_snapshot(name: str, note: str, *, store: Store | None = None) -> None:
+    """Give a snapshot another note.
+
+    Raises:
+        NoSuchSnapshot: there is none.
+        StorageError: the store is not writable.
+    """
+    (store or Store()).annotate(name, _text(note))
+
+
+def read_document(name: str, *, store: Store | None = None) -> bytes:
+    """The notebook that was saved with a snapshot, as JSON; empty if there is none.
+
+    Raises:
+        ImageError: no such snapshot, or it is damaged.
+    """
+    with (store or Store()).open(name) as reader:
+        return next((record.content for record in reader.records(Document)), b"")
+
+
+def check_capabilities() -> CapabilitiesResult:
+    """Try out what this machine and user permit. Starts processes, so that it is not for
+    one that has children of its own."""
+    from jupyter_cr.tracer.capabilities import probe_capabilities
+
+    found = probe_capabilities()
+    return CapabilitiesResult(
+        can_checkpoint=found.can_checkpoint,
+        can_restore=found.can_restore_here or found.can_restore_in_namespace,
+        items=tuple(found.items),
+    )
 
 
 def verify_snapshot(

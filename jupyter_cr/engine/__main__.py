@@ -3,26 +3,37 @@
     python -m jupyter_cr.engine
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
-``restore``, ``fork``, ``list``, ``show``, ``remove`` or ``verify``, its other keys are
-that function's arguments in `jupyter_cr.operations`. Lines of JSON come back on
+``restore``, ``fork``, ``list``, ``show``, ``remove``, ``verify`` or ``check``, its other
+keys are that function's arguments in `jupyter_cr.operations`. Lines of JSON come back on
 standard output, each with a ``type``: any number of ``progress`` (``phase``,
 ``fraction``), then one ``result`` (``result``) or ``error`` (``error``, ``message``,
 ``hint``, ``exit_code``, ``http_status``). The exit status is the error's.
+
+With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored or forked a tree closes its standard output
+behind the result, lives as long as the tree, and ends as its root ends: what a server
+wants of a child.
+
+SIGTERM calls it off: nothing is left behind, and the tree that runs goes on. Where it
+is too late for that, it has no effect.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from jupyter_cr import operations
-from jupyter_cr.errors import CheckpointRestoreError, EngineError, UsageError
+from jupyter_cr.engine.waiter import become_waiter
+from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
+from jupyter_cr.image import NotebookFacts
 
 __all__ = ["main"]
 
@@ -35,21 +46,39 @@ class _Request(msgspec.Struct, frozen=True, tag_field="op", forbid_unknown_field
 
 class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
     target: str
+    connection_file: str | None = None
     name: str | None = None
     note: str = ""
     warm: bool = False
+    notebook: NotebookFacts | None = None
+    document: msgspec.Raw = msgspec.Raw(b"null")
+    automatic: str = ""
 
     def run(self, progress: operations.Progress) -> object:
         return operations.checkpoint(
-            self.target, name=self.name, note=self.note, warm=self.warm, progress=progress
+            self.target,
+            connection_file=Path(self.connection_file) if self.connection_file else None,
+            name=self.name,
+            note=self.note,
+            warm=self.warm,
+            notebook=self.notebook,
+            document=b"" if bytes(self.document) == b"null" else bytes(self.document),
+            automatic=self.automatic,
+            progress=progress,
         )
 
 
 class _Restore(_Request, frozen=True, tag="restore"):
     name: str
     lazy: bool = False
+    replacing: int | None = None
+    stay: bool = False
 
     def run(self, progress: operations.Progress) -> object:
+        if self.stay:
+            return operations.bring_restored(
+                self.name, replacing=self.replacing, lazy=self.lazy, progress=progress
+            )
         return operations.restore(self.name, lazy=self.lazy, progress=progress)
 
 
@@ -57,9 +86,12 @@ class _Fork(_Request, frozen=True, tag="fork"):
     name: str
     connection_file: str | None = None
     lazy: bool = False
+    stay: bool = False
 
     def run(self, progress: operations.Progress) -> object:
         path = Path(self.connection_file) if self.connection_file else None
+        if self.stay:
+            return operations.bring_fork(self.name, path, lazy=self.lazy, progress=progress)
         return operations.fork(
             self.name, connection_file=path, lazy=self.lazy, progress=progress
         )
@@ -92,7 +124,12 @@ class _Verify(_Request, frozen=True, tag="verify"):
         return operations.verify_snapshot(self.name, progress=progress)
 
 
-_AnyRequest = _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Verify
+class _Check(_Request, frozen=True, tag="check"):
+    def run(self, progress: operations.Progress) -> object:
+        return operations.check_capabilities()
+
+
+_AnyRequest = _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Verify | _Check
 
 
 class _Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
@@ -121,9 +158,12 @@ def _take_stdout() -> int:
 
 
 def _send(answers: int, message: msgspec.Struct) -> None:
+    """Whether anybody still listens does not matter: what was begun is brought to its
+    end, a kernel must not be lost because a server died."""
     line = msgspec.json.encode(message) + b"\n"
-    while line:
-        line = line[os.write(answers, line) :]
+    with suppress(BrokenPipeError):
+        while line:
+            line = line[os.write(answers, line) :]
 
 
 def _progress_to(answers: int) -> operations.Progress:
@@ -131,6 +171,10 @@ def _progress_to(answers: int) -> operations.Progress:
 
     def progress(phase: str, fraction: float) -> None:
         nonlocal last
+        if phase == "swap":
+            # Too late: the one tree ends, the other has to go.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         now = time.monotonic()
         if phase != last[0] or fraction >= 1 or now - last[1] >= _PROGRESS_INTERVAL_S:
             last = (phase, now)
@@ -152,12 +196,21 @@ def _read_request() -> _AnyRequest:
     return request
 
 
-def _answer(send: Callable[[msgspec.Struct], None], progress: operations.Progress) -> int:
+def _answer(
+    send: Callable[[msgspec.Struct], None], progress: operations.Progress
+) -> operations.Brought | int:
+    """What has been brought back and is to be stayed with, or the exit status."""
     try:
-        send(_Result(_read_request().run(progress)))
+        result = _read_request().run(progress)
+        if isinstance(result, operations.Brought):
+            send(_Result(result.result))
+            return result
+        send(_Result(result))
         return 0
     except CheckpointRestoreError as error:
         failure = error
+    except KeyboardInterrupt:
+        failure = Cancelled("The operation was called off.", "Nothing has been changed.")
     except Exception as error:  # noqa: BLE001 - the caller must get its last line
         import traceback
 
@@ -180,7 +233,14 @@ def _answer(send: Callable[[msgspec.Struct], None], progress: operations.Progres
 def main() -> int:
     """Answer one request; the exit status."""
     answers = _take_stdout()
-    return _answer(lambda message: _send(answers, message), _progress_to(answers))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outcome = _answer(lambda message: _send(answers, message), _progress_to(answers))
+    if isinstance(outcome, int):
+        return outcome
+    os.close(answers)
+    if outcome.pager is not None:
+        outcome.pager.run()
+    become_waiter(outcome.result.supervisor)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ _RLIMIT_CORE = 4
 
 @dataclass
 class Container:
-    """`word`: where the root's wait status is put, in memory that the keepers share."""
+    """`word`: where the wait status of init's child is put, in memory that init and the
+    supervisor share: pid 1 cannot end by a signal, as the root may have."""
 
     supervisor: Seed
     init: Seed
@@ -53,8 +54,8 @@ class Container:
         if parent is self.init:
             waiting.append((self.init, root, self.word, False))
         else:
-            waiting.append((self.init, parent.pid, self.word + 16, False))
-            waiting.append((parent, root, self.word, False))
+            waiting.append((self.init, parent.pid, self.word, False))
+            waiting.append((parent, root, _own_word(parent), True))
         if not tied:
             self.supervisor.thread.call("prctl", _PR_SET_PDEATHSIG, 0)
         for seed, child, word, imitate in waiting:
@@ -72,6 +73,13 @@ class Container:
         for seed, *_ in waiting:
             seed.thread.tracee.detach()
             seed.memory.close()
+
+
+def _own_word(seed: Seed) -> int:
+    """Where the seed finds that nobody else has put a status."""
+    address = seed.workspace.address + seed.workspace.size - 32
+    seed.memory.write(address, bytes(8))
+    return address
 
 
 def make_container(

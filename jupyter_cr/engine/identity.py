@@ -25,7 +25,8 @@ __all__ = ["SEED_NAME", "Identity", "find_tree", "hold", "identity_of"]
 
 SEED_NAME = "jupyter-cr"
 """argv[0] of the processes that hold a rebuilt tree; argv[1] is the identity,
-argv[2] the snapshot's name."""
+argv[2] the snapshot's name, argv[3] whether it was a restore or a fork: programs in
+the tree may want to know, and read it as pid 1's."""
 
 
 class Identity(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.huge_pages import collapse
 from jupyter_cr.tracer.memory import Memory
-from jupyter_cr.tracer.ptrace import EXITKILL, Tracee, seize
+from jupyter_cr.tracer.ptrace import EXITKILL, Ended, Tracee, seize
 from jupyter_cr.tracer.remote import RemoteThread, Workspace
 from jupyter_cr.tracer.userfaultfd import (
     OPEN_FLAGS,
@@ -243,7 +243,7 @@ class Pager:
             tracee = seize(pid, EXITKILL)
             tracee.interrupt()
             tracee.wait_for_event_stop(_STOP_LIMIT)
-        except (NoSuchProcess, ProcessLookupError):
+        except (Ended, NoSuchProcess, ProcessLookupError):
             return
         before, mask = tracee.registers, tracee.signal_mask
         old = self.supervisor.workspace

@@ -24,6 +24,8 @@ class Predecessor:
     snapshot: Snapshot
     rebuilding: Rebuilding
     supervisor: int
+    root: int | None = None
+    """Of that tree, as we see it, where it is known."""
     running: RunningTree | None = None
     connected: Connected = field(default_factory=Connected)
     looked: bool = False
@@ -37,7 +39,7 @@ class Predecessor:
         if self.looked:
             return
         self.looked = True
-        root = find_tree(self.snapshot.identity, apart_from=self.supervisor)
+        root = self.root or find_tree(self.snapshot.identity, apart_from=self.supervisor)
         if root is None:
             self.connected = connected_then(self.snapshot.files)
             return

@@ -7,13 +7,15 @@ ended before the snapshot has been found sound and the new tree has its memory.
 from __future__ import annotations
 
 import resource
+import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from jupyter_cr.engine.build import Building
+from jupyter_cr.engine.controlling_terminals import ControllingTerminals
 from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
 from jupyter_cr.engine.front_ends import Connected
 from jupyter_cr.engine.identity import hold
@@ -59,6 +61,7 @@ def restore_tree(
     mode: Mode,
     directory: Path,
     ports: dict[int, int] | None = None,
+    replacing: int | None = None,
     lazy: bool = False,
     progress: Progress | None = None,
 ) -> RestoreOutcome:
@@ -67,7 +70,10 @@ def restore_tree(
     Args:
         directory: the snapshot's, which names it.
         ports: for a fork, ports that listeners are to have: recorded -> wanted.
+        replacing: for a restore, the root, as we see it, of the tree in whose place it is
+            to be; default: the one that the snapshot is of, if it runs.
         lazy: let it go on before all its pages are there; see `RestoreOutcome.pager`.
+        progress: told of phase ``swap`` when it is too late to be called off.
 
     Raises:
         CorruptImage: the snapshot is not sound. Nothing has been changed.
@@ -88,13 +94,14 @@ def restore_tree(
         rebuilding = Rebuilding(mode, snapshot.files, ports=dict(ports or {}), stack=stack)
         warn = rebuilding.warnings.append
         handover = stack.enter_context(Handover())
-        site = break_ground(snapshot, mode, directory, handover, warn)
+        terminals = ControllingTerminals(rebuilding, handover)
+        site = break_ground(snapshot, mode, directory, handover, warn, terminals)
         try:
             supervisor = site.container.supervisor
             pager = None
             if lazy:
                 pager = Pager(reader.pages_fd, reader.check_as_needed(), supervisor)
-            old = Predecessor(snapshot, rebuilding, supervisor.outer_pid)
+            old = Predecessor(snapshot, rebuilding, supervisor.outer_pid, replacing)
             building = Building(
                 snapshot,
                 site,
@@ -108,16 +115,18 @@ def restore_tree(
             all_warm = site.warm == {record.pid for record in snapshot.living}
             if check is not None and not all_warm:
                 check.result()
+            stack.enter_context(_not_to_be_interrupted())
+            report("swap", 0.0)
             connected = old.end() if mode == "restore" else Connected()
             front_ends = building.build_rest(connected)
             building.ready()
         except BaseException:
             site.clear()
             raise
-    with closing(front_ends):
-        elapsed = time.perf_counter() - began
-        waited = front_ends.await_return()
-        building.let_go(front_ends)
+        with closing(front_ends):
+            elapsed = time.perf_counter() - began
+            waited = front_ends.await_return()
+            building.let_go(front_ends)
     report("restore", 1.0)
     root = site.seeds[snapshot.root.pid]
     return RestoreOutcome(
@@ -130,6 +139,17 @@ def restore_tree(
         tuple(rebuilding.warnings),
         pager,
     )
+
+
+@contextmanager
+def _not_to_be_interrupted() -> Iterator[None]:
+    """From when the old tree is ended until the new one goes: whoever loses patience
+    here would have neither."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _silent(phase: str, share: float) -> None:

@@ -10,6 +10,8 @@ have the memory for a moment.
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from collections.abc import Sequence
 
 from jupyter_cr.engine.cloning import clone_apart
@@ -30,7 +32,9 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
 
 def can_start_warm(records: Sequence[process.Record], twin: ParkedTwin) -> bool:
     """Whether nobody but a stand-in parent comes before the root (see `plan_family`),
-    and the twin's workspace, which all will have, is in no process's way."""
+    the twin's workspace, which all will have, is in no process's way, and it can enter
+    a new container: one of a rebuilt tree is in that tree's, from which there is no way
+    into another (setns(2))."""
     root, *others = records
     before = _births_before(plan_family(records), root.pid)
     end = twin.address + twin.size
@@ -40,7 +44,20 @@ def can_start_warm(records: Sequence[process.Record], twin: ParkedTwin) -> bool:
         if record.layout is not None
         for region in record.layout.regions
     )
-    return root.ids.sid == root.pid and len(before) <= 1 and not in_the_way
+    return (
+        root.ids.sid == root.pid
+        and len(before) <= 1
+        and not in_the_way
+        and _is_outside(twin.pid)
+    )
+
+
+def _is_outside(pid: int) -> bool:
+    """Whether a process is in our own pid namespace."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return False
 
 
 def _births_before(births: Sequence[Birth], root: int) -> list[Birth]:
@@ -71,8 +88,19 @@ def start_warm(
     seeds[root.pid] = clone_seed(maker, root.pid, max(root.ids.exit_signal, 0))
     passer_by.kill()
     if before:
-        clear(seeds[before[0].pid])
+        _make_stand_in(seeds[before[0].pid])
     return seeds
+
+
+def _make_stand_in(seed: Seed) -> None:
+    """Take from a clone what the kernel had: it is to end as its child does, by the same
+    signal perhaps."""
+    clear(seed)
+    default = [
+        Call("rt_sigaction", (number, bytes(32), 0, 8), optional=True)
+        for number in signal.valid_signals()
+    ]
+    seed.thread.run([*default, Call("prlimit64", (0, resource.RLIMIT_CORE, bytes(16), 0))])
 
 
 def _clone_into(parked: ParkedTwin, container: Container, handover: Handover) -> Seed:

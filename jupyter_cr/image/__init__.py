@@ -5,7 +5,8 @@ A snapshot is a directory of two files::
     NAME/manifest   what the tree was: typed records
     NAME/pages      what its memory held: bytes, addressed by offset from records
 
-and possibly of files beside them that are not part of the image (``twins``).
+and possibly of files beside them that are not part of the image (``twins``, and
+``note``, which replaces the one in the image).
 Nothing in it is ever changed once it has its name.
 
 **Grammar** of ``manifest``; integers are little-endian and unsigned, and every
@@ -38,7 +39,27 @@ record class, with defaults. What is not as written is never guessed at:
 from __future__ import annotations
 
 from jupyter_cr.image.reader import ImageReader
-from jupyter_cr.image.records import Header, KernelFacts, Outcome, PageBlocks
+from jupyter_cr.image.records import (
+    Document,
+    Header,
+    InputPrompt,
+    KernelFacts,
+    NotebookFacts,
+    Outcome,
+    PageBlocks,
+    RunningRequest,
+)
 from jupyter_cr.image.writer import ImageWriter
 
-__all__ = ["Header", "ImageReader", "ImageWriter", "KernelFacts", "Outcome", "PageBlocks"]
+__all__ = [
+    "Document",
+    "Header",
+    "ImageReader",
+    "ImageWriter",
+    "InputPrompt",
+    "KernelFacts",
+    "NotebookFacts",
+    "Outcome",
+    "PageBlocks",
+    "RunningRequest",
+]

@@ -110,6 +110,11 @@ class ImageReader:
         """How the checkpoint went, where that was recorded."""
         return next(self.records(Outcome), None)
 
+    def has(self, cls: type[msgspec.Struct]) -> bool:
+        """Whether there is a record of that class."""
+        number = number_of(cls)
+        return any(frame.type == number for frame in self._frames)
+
     def records(self, cls: type[R]) -> Iterator[R]:
         """All records of one class, in the order they were added.
 

@@ -16,11 +16,15 @@ import msgspec
 
 __all__ = [
     "RECORDS",
+    "Document",
     "Header",
+    "InputPrompt",
     "KernelFacts",
+    "NotebookFacts",
     "Outcome",
     "PageBlocks",
     "ProcessOutcome",
+    "RunningRequest",
     "class_of",
     "number_of",
 ]
@@ -36,6 +40,37 @@ class KernelFacts(msgspec.Struct, frozen=True, kw_only=True):
     kernel_id: str = ""
     kernel_name: str = ""
     """Of the kernel spec, e.g. ``python3``."""
+
+
+class InputPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a kernel has asked a front end for (``input_request``)."""
+
+    text: str = ""
+    is_password: bool = False
+
+
+class RunningRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A front end's request that had not been answered: the tree goes on with it."""
+
+    msg_id: str
+    msg_type: str = "execute_request"
+    session: str = ""
+    """Of the front end that had sent it, as in the message's header."""
+    cell_id: str = ""
+    begun: bool = True
+    """Whether the kernel was at it, or had it in its queue."""
+    channel: str = "shell"
+    prompt: InputPrompt | None = None
+    """What it waited for, if for input."""
+
+
+class NotebookFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Which document the kernel was working for."""
+
+    path: str = ""
+    """As the server names it, relative to its root; empty if there was none."""
+    type: str = "notebook"
+    running: tuple[RunningRequest, ...] = ()
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +91,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """As in uname(2), e.g. ``x86_64``."""
     tool: str
     """Version of jupyter-cr that wrote it."""
+    notebook: NotebookFacts = NotebookFacts()
+    automatic: str = ""
+    """Why it was taken without being asked for, e.g. ``before restore``; empty if it was
+    asked for."""
 
 
 class ProcessOutcome(msgspec.Struct, frozen=True):
@@ -66,6 +105,13 @@ class ProcessOutcome(msgspec.Struct, frozen=True):
     threads: int
     descriptors: int
     bytes: int
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """The notebook as it was, beside the processes."""
+
+    content: bytes
+    """JSON, in the notebook format (nbformat)."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +146,7 @@ RECORDS: Mapping[int, str] = MappingProxyType(
         8: "jupyter_cr.engine.machine:FileIdentities",
         9: "jupyter_cr.engine.pages:Record",
         10: "jupyter_cr.engine.shared_memory:Record",
+        11: "jupyter_cr.image.records:Document",
     }
 )
 """Type number -> ``module:class``. Imported when such a record is read, so that listing

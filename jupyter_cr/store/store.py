@@ -22,13 +22,16 @@ from jupyter_cr.errors import (
     NoSuchSnapshot,
     StorageError,
 )
-from jupyter_cr.image import Header, ImageReader, ImageWriter, Outcome
+from jupyter_cr.image import Document, ImageReader, ImageWriter
 from jupyter_cr.image.writer import MANIFEST, PAGES, TEMPORARY
 from jupyter_cr.store.names import check_name, suggest_name
 from jupyter_cr.store.root import check_root, prepare_root, store_root
 from jupyter_cr.store.twins import are_twins_alive, end_twins
 
 __all__ = ["Snapshot", "State", "Store"]
+
+NOTE = "note"
+"""The file of a snapshot that holds its note, once that has been changed."""
 
 State = Literal["warm", "durable", "corrupt", "future"]
 """``warm``: on disk, and its twins live; ``durable``: on disk; ``corrupt``: damaged;
@@ -45,7 +48,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """On disk."""
     note: str = ""
+    kernel_id: str = ""
     kernel_name: str = ""
+    path: str = ""
+    """Of the notebook that the kernel worked for, as the server named it."""
+    has_document: bool = False
+    automatic: str = ""
+    """Why it was taken without being asked for; empty if it was."""
     pid: int = 0
     comm: str = ""
     processes: int = 0
@@ -176,7 +185,7 @@ class Store:
         try:
             with ImageReader(directory) as reader:
                 state: State = "warm" if are_twins_alive(directory) else "durable"
-                return _summary(directory.name, state, size, reader.header, reader.outcome)
+                return _summary(directory, state, size, reader)
         except NoSuchSnapshot:
             raise
         except ImageError as error:
@@ -187,6 +196,45 @@ class Store:
                 bytes=size,
                 problem=error.message,
             )
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a snapshot another name.
+
+        Raises:
+            UsageError: not a name.
+            NoSuchSnapshot: there is none; the hint has names like it.
+            NameTaken: there is one of that name already.
+            StorageError: the store is not writable.
+        """
+        directory = self.path(name)
+        if new_name == name:
+            return
+        self.check_free(new_name)
+        with storage_errors(directory):
+            try:
+                directory.rename(self.root / new_name)
+            except OSError as error:
+                # A snapshot is never an empty directory, so rename(2) cannot replace one.
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    self.check_free(new_name)
+                raise
+
+    def annotate(self, name: str, note: str) -> None:
+        """Give a snapshot another note. It lies beside the image, which never changes.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+            StorageError: the store is not writable.
+        """
+        directory = self.path(name)
+        partial = directory / f"{TEMPORARY}{NOTE}-{os.getpid()}"
+        with storage_errors(directory / NOTE):
+            fd = os.open(
+                partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600
+            )
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(note)
+            partial.rename(directory / NOTE)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove snapshots, and end the twins of warm ones: all, or none if one of the
@@ -222,21 +270,32 @@ class Store:
                 yield directory
 
 
-def _summary(
-    name: str, state: State, size: int, header: Header, outcome: Outcome | None
-) -> Snapshot:
+def _summary(directory: Path, state: State, size: int, reader: ImageReader) -> Snapshot:
+    header, outcome = reader.header, reader.outcome
     return Snapshot(
-        name=name,
+        name=directory.name,
         state=state,
         created=header.created,
         bytes=size,
-        note=header.note,
+        note=_note(directory, header.note),
+        kernel_id=header.kernel.kernel_id,
+        path=header.notebook.path,
+        has_document=reader.has(Document),
+        automatic=header.automatic,
         kernel_name=header.kernel.kernel_name,
         pid=header.pid,
         comm=header.comm,
         processes=len(outcome.processes) if outcome else 0,
         downtime_ms=outcome.downtime_ms if outcome else None,
     )
+
+
+def _note(directory: Path, first: str) -> str:
+    """The one that was given last."""
+    try:
+        return (directory / NOTE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return first
 
 
 def _size_on_disk(directory: Path) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "settled",
     "signal_frame",
     "undisturbed",
+    "waiter_program",
 ]
 
 PAGE: Final = 4096
@@ -146,7 +148,23 @@ _START_LISTING = (
     ("0f05", "syscall"),
 )
 
-LISTING: Final = (*_BATCH_LISTING, *_PARK_LISTING, *_REAP_LISTING, *_START_LISTING)
+# WAIT: what a process becomes that is to end as its child does, whose pid stands in the
+# third instruction.
+_WAIT_LISTING = (
+    ("488d5c24e0", "lea rbx,[rsp-0x20]"),
+    ("48c70300000000", "mov QWORD PTR [rbx],0x0"),
+    ("41bc00000001", "mov r12d,0x1000000"),
+    ("41bd01000000", "mov r13d,0x1"),
+    ("e93bffffff", "jmp 6c"),
+)
+
+LISTING: Final = (
+    *_BATCH_LISTING,
+    *_PARK_LISTING,
+    *_REAP_LISTING,
+    *_START_LISTING,
+    *_WAIT_LISTING,
+)
 
 
 def _length(listing: tuple[tuple[str, str], ...]) -> int:
@@ -161,6 +179,8 @@ PARK: Final = _length(_BATCH_LISTING)
 REAP: Final = PARK + _length(_PARK_LISTING)
 START: Final = REAP + _length(_REAP_LISTING)
 _PARENT: Final = START + _length(_START_LISTING[:6]) + 1
+WAIT: Final = START + _length(_START_LISTING)
+_CHILD: Final = WAIT + _length(_WAIT_LISTING[:2]) + 2
 
 SYSCALL_INSTRUCTION: Final = bytes.fromhex("0f05")
 SYSCALL_RETURN_GADGET: Final = bytes.fromhex("0f05c3")
@@ -420,15 +440,31 @@ _ET_EXEC, _EM_X86_64, _PT_LOAD, _PT_GNU_STACK, _RWX = 2, 62, 1, 0x6474E551, 7
 
 def seed_program(address: int, size: int, parent: int) -> bytes:
     """A static ELF executable that waits as long as process `parent` lives, whose child
-    it has to be.
+    it has to be. `size` bytes at `address` are its one segment."""
+    return _program(address, size, START, {_PARENT: parent})
 
-    Its one segment, `size` bytes at `address`, writable and executable, begins
-    with `CODE`; the rest is zero. It needs no C library, whose rseq area would
-    kill the process as soon as it is unmapped.
+
+def waiter_program(child: int) -> bytes:
+    """A static ELF executable that waits for process `child`, its child already when it
+    is executed, and ends as that does: with the same exit code, or by the same signal."""
+    return _program(_WAITER_ADDRESS, PAGE, WAIT, {_CHILD: child})
+
+
+_WAITER_ADDRESS: Final = 0x10000
+
+
+def _program(address: int, size: int, entry: int, pids: Mapping[int, int]) -> bytes:
+    """A static ELF executable. Its one segment, writable and executable, begins with
+    `CODE`; the rest is zero. It needs no C library, whose rseq area would kill the
+    process as soon as it is unmapped.
+
+    Args:
+        entry: offset in `CODE`.
+        pids: offset in `CODE` -> what is to stand there.
     """
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = _ELF_HEADER.pack(
-        ident, _ET_EXEC, _EM_X86_64, 1, address + START, _ELF_HEADER.size, 0, 0,
+        ident, _ET_EXEC, _EM_X86_64, 1, address + entry, _ELF_HEADER.size, 0, 0,
         _ELF_HEADER.size, _PROGRAM_HEADER.size, 2, 0, 0, 0,
     )  # fmt: skip
     load = _PROGRAM_HEADER.pack(
@@ -436,7 +472,8 @@ def seed_program(address: int, size: int, parent: int) -> bytes:
     )
     stack = _PROGRAM_HEADER.pack(_PT_GNU_STACK, 6, 0, 0, 0, 0, 0, 16)
     code = bytearray(CODE)
-    struct.pack_into("<I", code, _PARENT, parent)
+    for offset, pid in pids.items():
+        struct.pack_into("<I", code, offset, pid)
     return (header + load + stack).ljust(PAGE, b"\0") + bytes(code)
 
 
