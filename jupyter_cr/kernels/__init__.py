@@ -1,20 +1,4 @@
-"""Jupyter kernels: which process a word means, and its connection file."""
+"""Jupyter kernels: which process a word means, its connection file, and what lives in it.
 
-from __future__ import annotations
-
-from jupyter_cr.kernels.connection import (
-    fork_connection,
-    new_connection_file,
-    read_connection,
-    write_connection,
-)
-from jupyter_cr.kernels.target import Target, resolve_target
-
-__all__ = [
-    "Target",
-    "fork_connection",
-    "new_connection_file",
-    "read_connection",
-    "resolve_target",
-    "write_connection",
-]
+Nothing is imported here: kernels themselves import a part of it.
+"""

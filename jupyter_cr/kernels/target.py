@@ -182,17 +182,20 @@ class _Processes:
         return any(port in _listening_ports(process.pid) for process in self.iter_tree(pid))
 
 
-def resolve_target(text: str) -> Target:
+def resolve_target(text: str, connection_file: Path | None = None) -> Target:
     """Find the process that a word stands for.
 
     Args:
         text: a pid, the path of a connection file, a kernel's id or the beginning of one.
+        connection_file: of the process, if `text` is a pid and that is known.
 
     Raises:
         NoSuchProcess: there is none.
         UsageError: there are several, or it is this process or one above it.
     """
     if text.isascii() and text.isdecimal() and psutil.pid_exists(int(text)):
+        if connection_file is not None:
+            return _target(int(text), connection_file, read_connection(connection_file))
         return _target_of_pid(int(text))
     path = Path(text)
     if "/" in text or path.is_file():

@@ -10,17 +10,15 @@ from pathlib import Path
 import pytest
 
 from jupyter_cr.errors import StorageError, UsageError
-from jupyter_cr.kernels import (
-    fork_connection,
-    new_connection_file,
-    read_connection,
-    write_connection,
-)
 from jupyter_cr.kernels.connection import (
     PORTS,
     encode_connection,
+    fork_connection,
     kernel_id_of,
+    new_connection_file,
     parse_connection,
+    read_connection,
+    write_connection,
 )
 
 CONNECTION = {

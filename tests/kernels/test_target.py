@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_cr.errors import NoSuchProcess, UsageError
-from jupyter_cr.kernels import Target, resolve_target
+from jupyter_cr.kernels.target import Target, resolve_target
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -178,7 +178,7 @@ def test_a_command_below_the_shell_that_names_the_kernel(
 ) -> None:
     path = connection_file(runtime, "abc")
     kernel = start(sys.executable, "-c", WAIT, "-f", path)
-    resolve = "import sys; from jupyter_cr.kernels import resolve_target as r"
+    resolve = "import sys; from jupyter_cr.kernels.target import resolve_target as r"
     script = f"'{sys.executable}' -c '{resolve}; print(r(sys.argv[1]).pid)' '{path}'; true"
     result = subprocess.run(
         ["bash", "-c", script],

@@ -1,0 +1,306 @@
+"""The provisioner: starts a kernel as jupyter_client's own does, or from a snapshot, and
+goes on looking after it while a restore exchanges its processes.
+
+Selected by name, ``jupyter-cr-provisioner``, in a kernel spec or as the default
+(``KernelProvisionerFactory.default_provisioner_name``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+from jupyter_client.connect import LocalPortCache
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from traitlets import Bool
+
+from jupyter_cr.errors import RestoreError
+from jupyter_cr.kernels.adopted_process import AdoptedProcess
+from jupyter_cr.kernels.connection import PORTS, Connection, read_connection
+from jupyter_cr.kernels.engine_process import EngineProcess, Progress
+from jupyter_cr.kernels.extension import has_extension
+from jupyter_cr.kernels.glue_client import renew_key
+from jupyter_cr.kernels.records import KernelRecord
+from jupyter_cr.kernels.target import resolve_target
+
+if TYPE_CHECKING:
+    from jupyter_client.connect import KernelConnectionInfo
+
+__all__ = ["Adoption", "Revival", "Running", "SnapshotProvisioner"]
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A tree that the engine has brought back (`jupyter_cr.operations.RestoreResult`)."""
+
+    name: str
+    pid: int
+    connection_file: str | None
+    elapsed_ms: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class Revival:
+    """That a kernel is to be started from a snapshot; given to ``start_kernel()`` as
+    ``revival``.
+
+    Attributes:
+        mode: ``fork`` beside the original, or ``restore`` in its place.
+        running, key_renewed: afterwards, what came of it.
+    """
+
+    snapshot: str
+    mode: Literal["restore", "fork"]
+    lazy: bool = False
+    progress: Progress | None = None
+    running: Running | None = None
+    key_renewed: bool = False
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """That a kernel runs already, and is to be looked after; given to ``start_kernel()``
+    as ``adoption``."""
+
+    connection_file: Path
+
+
+class SnapshotProvisioner(LocalProvisioner):
+    """Looks after one kernel, whichever process it is at the moment."""
+
+    survive_server = Bool(
+        True,
+        config=True,
+        help="""Whether kernels go on when the server that has started them is killed or
+        crashes. The next server takes them over. (A server that is stopped in an orderly
+        way ends its kernels in any case.)""",
+    )
+    load_extension = Bool(
+        True,
+        config=True,
+        help="""Whether to load the IPython extension jupyter_cr (%checkpoint and so on)
+        into Python kernels in whose environment it is installed.""",
+    )
+
+    parent: Any
+    """The kernel manager."""
+
+    _revival: Revival | None = None
+    _adoption: Adoption | None = None
+    _record: KernelRecord | None = None
+    _exchanging = False
+    _told: Any = None
+    """The process of whose end the log tells."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._exchange = asyncio.Lock()
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Called by the kernel manager before each launch, restarts included. A revival
+        or an adoption holds for one launch: a restart starts afresh."""
+        if self.parent.has_trait("last_activity"):
+            # A server may list the kernel before it notes this itself.
+            self.parent.last_activity = datetime.now(timezone.utc)
+        self._revival = kwargs.pop("revival", None)
+        self._adoption = kwargs.pop("adoption", None)
+        for once in ("revival", "adoption"):
+            # Kept there for restarts (KernelManager.restart_kernel).
+            self.parent._launch_args.pop(once, None)
+        environment = kwargs.get("env") or {}
+        session_name = environment.get("JPY_SESSION_NAME", "")
+        if self._revival is not None or self._adoption is not None:
+            kwargs = await KernelProvisionerBase.pre_launch(self, cmd=[], **kwargs)
+        else:
+            if self.load_extension and await asyncio.to_thread(
+                has_extension, self.kernel_spec.argv
+            ):
+                kwargs["extra_arguments"] = [
+                    *kwargs.get("extra_arguments", ()),
+                    "--ext=jupyter_cr",
+                ]
+            kwargs = await super().pre_launch(**kwargs)
+        self._record = KernelRecord.of(
+            self.kernel_id,
+            self.parent.kernel_name,
+            os.path.abspath(self.parent.connection_file),
+            cwd=str(kwargs.get("cwd") or ""),
+            session_name=session_name,
+        )
+        return kwargs
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Called by the kernel manager with what `pre_launch` has prepared.
+
+        Raises:
+            CheckpointRestoreError: the snapshot cannot be brought back.
+        """
+        self.cwd = kwargs.get("cwd", Path.cwd())
+        if self._revival is not None:
+            return await self._revive(self._revival)
+        if self._adoption is not None:
+            return self._adopt(self._adoption)
+        if self.survive_server:
+            cmd = _without_parent(cmd)
+        return await super().launch_kernel(cmd, **kwargs)
+
+    async def _revive(self, revival: Revival) -> KernelConnectionInfo:
+        request = {
+            "op": revival.mode,
+            "name": revival.snapshot,
+            "lazy": revival.lazy,
+            "stay": True,
+        }
+        if revival.mode == "fork":
+            request["connection_file"] = os.path.abspath(self.parent.connection_file)
+        engine = EngineProcess(request, Running)
+        running = await engine.result(revival.progress)
+        self._take(engine, running)
+        if running.connection_file is None:
+            await self.kill()
+            raise RestoreError(
+                f"Snapshot {revival.snapshot} is not of a Jupyter kernel.",
+                "Bring it back from a terminal: jupyter cr fork, or restore.",
+            )
+        connection = read_connection(Path(running.connection_file))
+        if revival.mode == "fork":
+            key = secrets.token_hex(32)
+            if await renew_key(running.pid, connection, key, snapshot=revival.snapshot):
+                connection["key"] = key
+                revival.key_renewed = True
+        revival.running = running
+        return self._connected(connection)
+
+    def _adopt(self, adoption: Adoption) -> KernelConnectionInfo:
+        target = resolve_target(str(adoption.connection_file))
+        self._take_process(AdoptedProcess(target.pid), target.pid)
+        return self._connected(read_connection(adoption.connection_file))
+
+    def _connected(self, connection: Connection) -> KernelConnectionInfo:
+        """As the kernel manager wants it. Nobody else may be given the ports."""
+        if connection.get("transport", "tcp") == "tcp":
+            LocalPortCache.instance().currently_used_ports.update(
+                connection[port] for port in PORTS
+            )
+            self.ports_cached = True
+        as_bytes = {
+            name: value.encode()
+            for name in ("key", "curve_publickey", "curve_secretkey")
+            if isinstance(value := connection.get(name), str)
+        }
+        self.connection_info = cast("KernelConnectionInfo", connection | as_bytes)
+        # It takes what its file says for known, and ports that it has for given.
+        for port in PORTS:
+            setattr(self.parent, port, 0)
+        self.parent.load_connection_info(self.connection_info)
+        return self.connection_info
+
+    def _take(self, engine: EngineProcess[Running], running: Running) -> None:
+        self._take_process(engine.process, running.pid)
+
+    def _take_process(self, process: Any, pid: int) -> None:
+        """From now on that is the kernel: `process` ends when it ends, `pid` gets its
+        signals."""
+        self.process = process
+        self.pid = pid
+        self.pgid = os.getpgid(pid)
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Called by the kernel manager when the connection file is there."""
+        await super().post_launch(**kwargs)
+        if self._record is not None and self.survive_server:
+            self._record.write()
+
+    async def replace(
+        self,
+        snapshot: str,
+        *,
+        lazy: bool = False,
+        progress: Progress | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> Running:
+        """Bring a snapshot of this kernel back in its place. Meanwhile it is alive for
+        all who ask, and signals wait; if anything fails, it goes on as it was.
+
+        Args:
+            before: called when the tree that runs now is about to be ended.
+
+        Raises:
+            CheckpointRestoreError: as the engine did.
+        """
+
+        def report(phase: str, fraction: float) -> None:
+            if phase == "swap" and before is not None:
+                before()
+            if progress is not None:
+                progress(phase, fraction)
+
+        async with self._exchange:
+            self._exchanging = True
+            try:
+                engine = EngineProcess(
+                    {
+                        "op": "restore",
+                        "name": snapshot,
+                        "replacing": self.pid,
+                        "lazy": lazy,
+                        "stay": True,
+                    },
+                    Running,
+                )
+                running = await engine.result(report)
+                former = self.process
+                self._take(engine, running)
+                if former is not None:
+                    await asyncio.to_thread(former.wait)
+            finally:
+                self._exchanging = False
+        return running
+
+    async def poll(self) -> int | None:
+        """None while the kernel lives. A restore in progress counts as life."""
+        if self._exchanging:
+            return None
+        status = await super().poll()
+        if status and self._told is not self.process:
+            self._told = self.process
+            self.log.warning(
+                "Kernel %s has ended: %s.", self.kernel_id, _describe_status(status)
+            )
+        return status
+
+    async def send_signal(self, signum: int) -> None:
+        """To the kernel's process group; during a restore, to the one that comes."""
+        async with self._exchange:
+            await super().send_signal(signum)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Called by the kernel manager when the kernel has ended."""
+        if not restart and self._record is not None:
+            self._record.remove()
+        await super().cleanup(restart=restart)
+
+
+def _describe_status(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    name = signal.strsignal(-status) or "unknown"
+    return f"signal {-status} ({name})"
+
+
+def _without_parent(cmd: list[str]) -> list[str]:
+    """The command, in an environment that does not tell the kernel to end when its
+    parent does. jupyter_client sets JPY_PARENT_PID; 1 means to ipykernel, and those
+    built on it, that there is no parent to watch."""
+    env = shutil.which("env")
+    return [env, "JPY_PARENT_PID=1", *cmd] if env else cmd
