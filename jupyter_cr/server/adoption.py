@@ -1,0 +1,72 @@
+"""Kernels whose server was killed: the next server takes them over."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.utils import ensure_async
+
+from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess
+from jupyter_cr.kernels.provisioner import Adoption
+from jupyter_cr.kernels.records import KernelRecord, iter_orphans
+from jupyter_cr.server.documents import Documents
+
+__all__ = ["adopt_kernels"]
+
+
+async def adopt_kernels(
+    kernels: Any, documents: Documents, root_dir: str, log: logging.Logger
+) -> list[str]:
+    """Look after the living kernels of servers that are gone, under their old ids.
+
+    Args:
+        kernels: the kernel manager.
+        root_dir: of this server's files: kernels of notebooks elsewhere are left alone.
+
+    Returns:
+        Ids of the kernels.
+    """
+    adopted = []
+    for record in iter_orphans():
+        path = _api_path(record, root_dir)
+        if path is None or record.kernel_id in kernels or not record.claim():
+            continue
+        try:
+            await _adopt(kernels, documents, record, path)
+        except NoSuchProcess:
+            log.info("Kernel %s has ended since.", record.kernel_id)
+        except CheckpointRestoreError as error:
+            log.warning("Kernel %s cannot be taken over: %s", record.kernel_id, error)
+            record.write()
+        else:
+            log.info("Kernel %s is looked after again.", record.kernel_id)
+            adopted.append(record.kernel_id)
+    return adopted
+
+
+async def _adopt(
+    kernels: Any, documents: Documents, record: KernelRecord, path: str
+) -> None:
+    await ensure_async(
+        kernels.start_kernel(
+            kernel_id=record.kernel_id,
+            kernel_name=record.kernel_name,
+            cwd=record.cwd or None,
+            env=documents.environment(path),
+            adoption=Adoption(Path(record.connection_file)),
+        )
+    )
+    if path:
+        kind = "notebook" if path.endswith(".ipynb") else "console"
+        await documents.attach(path, record.kernel_id, kind)
+
+
+def _api_path(record: KernelRecord, root_dir: str) -> str | None:
+    """Of its document; empty if it had none; None if that is outside of the root."""
+    if not record.session_name:
+        return ""
+    relative = os.path.relpath(record.session_name, root_dir)
+    return None if relative.startswith("..") else relative.replace(os.sep, "/")

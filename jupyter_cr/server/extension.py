@@ -1,0 +1,120 @@
+"""The application that Jupyter Server loads: puts the parts together."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_server.extension.application import ExtensionApp
+from traitlets import Bool
+from traitlets.config import Config
+
+from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST
+from jupyter_cr.kernels.provisioner import SnapshotProvisioner
+from jupyter_cr.server.adoption import adopt_kernels
+from jupyter_cr.server.documents import Documents
+from jupyter_cr.server.events import Emitter
+from jupyter_cr.server.handlers import HANDLERS
+from jupyter_cr.server.kernel_socket import KernelSocket
+from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
+from jupyter_cr.server.service import SnapshotService
+from jupyter_cr.server.tasks import Tasks
+from jupyter_cr.server.websocket import SettlingWebsocketConnection
+
+__all__ = ["SnapshotExtension"]
+
+PROVISIONER = "jupyter-cr-provisioner"
+
+
+class SnapshotExtension(ExtensionApp):
+    """Snapshots of this server's kernels."""
+
+    name = "jupyter_cr"
+    load_other_extensions = True
+    classes = [SnapshotProvisioner]  # noqa: RUF012 - as traitlets wants it
+
+    default_provisioner = Bool(
+        True,
+        config=True,
+        help="""Whether kernels are started by this extension's provisioner where neither
+        their kernel spec nor the configuration names another. With others, kernels can
+        be snapshotted and restored, but not forked or resumed.""",
+    )
+    adopt_kernels = Bool(
+        True,
+        config=True,
+        help="""Whether to look after the kernels of a server that was killed or has
+        crashed, under their old ids.""",
+    )
+
+    def _link_jupyter_server_extension(self, serverapp: Any) -> None:
+        """Called before the server makes its managers: their defaults can be chosen."""
+        super()._link_jupyter_server_extension(serverapp)
+        chosen = Config()
+        if self.default_provisioner and not _is_provisioner_chosen(serverapp.config):
+            chosen.KernelProvisionerFactory.default_provisioner_name = PROVISIONER
+        if "kernel_websocket_connection_class" not in serverapp.config.ServerApp:
+            chosen.ServerApp.kernel_websocket_connection_class = SettlingWebsocketConnection
+        serverapp.update_config(chosen)
+
+    def initialize_settings(self) -> None:
+        """Called when the server has its managers."""
+        app: Any = self.serverapp
+        self._kernels = app.kernel_manager
+        # A kernel that answers those may be busy all the same; and they are no activity.
+        self._kernels.untracked_message_types = [
+            *self._kernels.untracked_message_types,
+            *UNTRACKED,
+        ]
+        # What we say to a kernel is no activity of its user's.
+        self._kernels.untracked_message_types = [
+            *self._kernels.untracked_message_types,
+            REQUEST,
+            REPLY,
+        ]
+        self._documents = Documents(app.contents_manager, app.session_manager)
+        emit = Emitter(app.event_logger, self.log)
+        self._tasks = Tasks(emit, log=self.log)
+        service = SnapshotService(
+            self._kernels,
+            app.session_manager,
+            self._documents,
+            FrontEndRequests(self._kernels),
+            emit,
+        )
+        self._socket = KernelSocket(service, self._tasks, self._find_kernel, log=self.log)
+        self.settings["jupyter_cr_service"] = service
+        self.settings["jupyter_cr_tasks"] = self._tasks
+
+    def initialize_handlers(self) -> None:
+        """Called after `initialize_settings`."""
+        self.handlers.extend(HANDLERS)
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        """Called when the event loop runs."""
+        await self._socket.start()
+        if self.adopt_kernels:
+            await adopt_kernels(
+                self._kernels, self._documents, serverapp.root_dir, self.log
+            )
+
+    async def stop_extension(self) -> None:
+        """Called when the server stops."""
+        await self._tasks.stop()
+        await self._socket.stop()
+
+    def _find_kernel(self, pid: int) -> str | None:
+        for kernel_id in self._kernels.list_kernel_ids():
+            provisioner = self._kernels.get_kernel(kernel_id).provisioner
+            if isinstance(provisioner, LocalProvisioner) and provisioner.pid == pid:
+                return str(kernel_id)
+        return None
+
+
+def _is_provisioner_chosen(config: Config) -> bool:
+    return (
+        "default_provisioner_name" in config.KernelProvisionerFactory
+        or KernelProvisionerFactory.default_provisioner_name_env in os.environ
+    )

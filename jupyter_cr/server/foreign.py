@@ -1,0 +1,94 @@
+"""Kernels that another provisioner than ours looks after, because the user chose it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+
+from jupyter_cr.errors import RestoreError
+from jupyter_cr.kernels.engine_process import EngineProcess, Progress
+from jupyter_cr.kernels.provisioner import Running, SnapshotProvisioner
+
+__all__ = ["replace_foreign", "require_provisioner"]
+
+
+def require_provisioner(kernels: Any, kernel_name: str) -> None:
+    """See that a kernel of that name can be started from a snapshot.
+
+    Args:
+        kernels: the server's kernel manager.
+
+    Raises:
+        RestoreError: there is no such kernel spec, or its provisioner is another.
+    """
+    try:
+        spec = kernels.kernel_spec_manager.get_kernel_spec(kernel_name)
+    except NoSuchKernel as error:
+        raise RestoreError(
+            f"There is no kernel spec {kernel_name!r} here any more.",
+            "Install it again (jupyter kernelspec list shows what there is), or bring "
+            "the snapshot back in a terminal: jupyter cr fork, or restore.",
+        ) from error
+    factory = KernelProvisionerFactory.instance(parent=kernels)
+    stanza = spec.metadata.get("kernel_provisioner", {})
+    name = stanza.get("provisioner_name", factory.default_provisioner_name)
+    entry = factory.provisioners.get(name)
+    if entry is None or not issubclass(entry.load(), SnapshotProvisioner):
+        raise RestoreError(
+            f"Kernels of {kernel_name!r} are started by {name!r}, which cannot start "
+            "them from a snapshot.",
+            "Let it be jupyter-cr-provisioner, in the kernel spec or as "
+            "KernelProvisionerFactory.default_provisioner_name.",
+        )
+
+
+async def replace_foreign(
+    manager: Any,
+    snapshot: str,
+    progress: Progress | None,
+    before: Callable[[], None],
+) -> Running:
+    """Bring a snapshot back in place of a kernel's processes.
+
+    Args:
+        manager: the kernel's manager; its provisioner is a `LocalProvisioner`.
+        before: called when the tree that runs now is about to be ended.
+
+    Raises:
+        CheckpointRestoreError: as the engine did; the kernel goes on.
+    """
+    provisioner: LocalProvisioner = manager.provisioner
+
+    def report(phase: str, fraction: float) -> None:
+        if phase == "swap":
+            before()
+        if progress is not None:
+            progress(phase, fraction)
+
+    # It would take the exchange for a crash, and start the kernel afresh.
+    manager.stop_restarter()
+    try:
+        engine = EngineProcess(
+            {
+                "op": "restore",
+                "name": snapshot,
+                "replacing": provisioner.pid,
+                "stay": True,
+            },
+            Running,
+        )
+        running = await engine.result(report)
+        former: Any = provisioner.process
+        provisioner.process = engine.process
+        provisioner.pid = running.pid
+        provisioner.pgid = os.getpgid(running.pid)
+        await asyncio.to_thread(former.wait)
+    finally:
+        manager.start_restarter()
+    return running

@@ -1,0 +1,237 @@
+"""REST: ``jupyter-cr/``, as ``openapi.yaml`` beside this file describes it.
+
+Handlers parse, call the service, and show; whatever is raised becomes a problem
+document.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import msgspec
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from jupyter_server.utils import url_path_join
+from tornado import web
+
+from jupyter_cr.errors import CheckpointRestoreError, UsageError
+from jupyter_cr.operations import SnapshotDetails
+from jupyter_cr.server import problems
+from jupyter_cr.server.requests import (
+    OPERATIONS,
+    ForkSnapshotRequest,
+    UpdateRequest,
+    convert_fields,
+    decode_body,
+)
+from jupyter_cr.server.service import Query, SnapshotService
+from jupyter_cr.server.tasks import Task, Tasks, Work
+
+__all__ = ["HANDLERS", "openapi"]
+
+_METHODS = ("get", "post", "patch", "delete")
+_YAML = "application/yaml"
+"""RFC 9512."""
+
+
+@functools.cache
+def openapi() -> bytes:
+    """The description of this interface, OpenAPI 3.1 in YAML."""
+    return (Path(__file__).parent / "openapi.yaml").read_bytes()
+
+
+class _Handler(APIHandler):
+    auth_resource = "jupyter_cr"
+
+    @property
+    def service(self) -> SnapshotService:
+        return cast("SnapshotService", self.settings["jupyter_cr_service"])
+
+    @property
+    def tasks(self) -> Tasks:
+        return cast("Tasks", self.settings["jupyter_cr_tasks"])
+
+    def answer(self, content: object, status: int = 200) -> None:
+        self.set_status(status)
+        self.finish(msgspec.json.encode(content))
+
+    def answer_task(self, task: Task) -> None:
+        self.set_header("Location", url_path_join(self.base_url, _task_path(task)))
+        self.set_header("Access-Control-Expose-Headers", "Location")
+        self.answer(task, 202 if task.state == "running" else 200)
+
+    def begin(self, operation: str, work: Work, **about: str | None) -> None:
+        self.answer_task(self.tasks.start(operation, work, **about))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Called by tornado for whatever a verb has raised."""
+        _, error, _ = kwargs.get("exc_info", (None, None, None))
+        problem = problems.problem_of(error or web.HTTPError(status_code))
+        self.set_status(problem.status)
+        if problem.status == 405:
+            allowed = [m.upper() for m in _METHODS if m in vars(type(self))]
+            self.set_header("Allow", ", ".join([*allowed, "OPTIONS"]))
+        self.finish(msgspec.json.encode(problem), set_content_type=problems.MEDIA_TYPE)
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Called by tornado: what a person is told of is no trouble of the server's."""
+        if isinstance(value, CheckpointRestoreError):
+            self.log.info("%s: %s", self.request.path, value.message)
+        else:
+            super().log_exception(typ, value, tb)
+
+
+def _task_path(task: Task) -> str:
+    return f"jupyter-cr/tasks/{task.id}"
+
+
+def _without_key(details: SnapshotDetails) -> SnapshotDetails:
+    """Whoever may look at snapshots may not, for that, run code in kernels."""
+    replace = msgspec.structs.replace
+    kernel = replace(details.header.kernel, connection=b"")
+    return replace(details, header=replace(details.header, kernel=kernel))
+
+
+def _given(value: str | msgspec.UnsetType) -> str | None:
+    return None if isinstance(value, msgspec.UnsetType) else value
+
+
+_Verb = Callable[..., Awaitable[None]]
+
+
+def _verb(method: _Verb) -> _Verb:
+    """What every verb is behind."""
+    return cast("_Verb", web.authenticated(authorized(method)))
+
+
+class SnapshotsHandler(_Handler):
+    @_verb
+    async def get(self) -> None:
+        given = {
+            name: self.get_query_argument(name)
+            for name in Query.__struct_fields__
+            if name in self.request.query_arguments
+        }
+        query = convert_fields(given, Query, strict=False)
+        self.answer(await self.service.snapshots(query))
+
+
+class SnapshotHandler(_Handler):
+    @_verb
+    async def get(self, name: str) -> None:
+        self.answer(_without_key(await self.service.snapshot(name)))
+
+    @_verb
+    async def patch(self, name: str) -> None:
+        request = decode_body(self.request.body, UpdateRequest)
+        if request == UpdateRequest():
+            raise UsageError("Nothing is to be changed.", "Give a name, a note, or both.")
+        self.answer(
+            await self.service.update(
+                name, new_name=_given(request.name), note=_given(request.note)
+            )
+        )
+
+    @_verb
+    async def delete(self, name: str) -> None:
+        await self.service.delete([name])
+        self.set_status(204)
+        self.finish()
+
+
+class DocumentHandler(_Handler):
+    @_verb
+    async def get(self, name: str) -> None:
+        self.finish(await self.service.document(name))
+
+
+class ForkSnapshotHandler(_Handler):
+    @_verb
+    async def post(self, name: str) -> None:
+        request = decode_body(self.request.body, ForkSnapshotRequest)
+        fork = functools.partial(
+            self.service.fork, name, path=request.path, document=request.document
+        )
+        self.begin("fork", lambda progress: fork(progress=progress), snapshot=name)
+
+
+class OperationHandler(_Handler):
+    @_verb
+    async def post(self, kernel_id: str, operation: str) -> None:
+        request = decode_body(self.request.body, OPERATIONS[operation])
+        self.begin(
+            operation,
+            functools.partial(request.run, self.service, kernel_id),
+            kernel_id=kernel_id,
+            snapshot=request.subject,
+        )
+
+
+class TasksHandler(_Handler):
+    _track_activity = False  # A page that looks on keeps no server alive.
+
+    @_verb
+    async def get(self) -> None:
+        self.answer({"tasks": self.tasks.list()})
+
+
+class TaskHandler(_Handler):
+    _track_activity = False
+
+    @_verb
+    async def get(self, task_id: str) -> None:
+        self.answer_task(self.tasks.get(task_id))
+
+    @_verb
+    async def delete(self, task_id: str) -> None:
+        self.answer_task(await self.tasks.cancel(task_id))
+
+
+class CapabilitiesHandler(_Handler):
+    @_verb
+    async def get(self) -> None:
+        self.answer(await self.service.capabilities())
+
+
+class OpenApiHandler(_Handler):
+    @_verb
+    async def get(self) -> None:
+        self.finish(openapi(), set_content_type=_YAML)
+
+
+class NothingHandler(_Handler):
+    """A problem document for this, too, in place of the server's page."""
+
+    @_verb
+    async def get(self) -> None:
+        raise web.HTTPError(404, "There is nothing at this address.")
+
+    post = patch = put = delete = get
+
+
+_NAME = r"(?P<name>[^/]+)"
+_KERNEL_ID = r"(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)"
+_OPERATION = rf"(?P<operation>{'|'.join(OPERATIONS)})"
+
+HANDLERS: list[tuple[str, type[APIHandler]]] = [
+    ("/jupyter-cr/snapshots", SnapshotsHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}", SnapshotHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/document", DocumentHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/fork", ForkSnapshotHandler),
+    (rf"/jupyter-cr/kernels/{_KERNEL_ID}/{_OPERATION}", OperationHandler),
+    ("/jupyter-cr/tasks", TasksHandler),
+    (r"/jupyter-cr/tasks/(?P<task_id>\w+)", TaskHandler),
+    ("/jupyter-cr/capabilities", CapabilitiesHandler),
+    (r"/jupyter-cr/openapi\.yaml", OpenApiHandler),
+    (r"/jupyter-cr/.*", NothingHandler),
+]
+"""For `ExtensionApp.handlers`, which puts the server's base URL before each."""

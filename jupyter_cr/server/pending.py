@@ -1,0 +1,540 @@
+"""What front ends have asked kernels for and have not been told yet; and how those that
+wait are told, when a restore ends the processes that would have answered.
+
+A front end's request is done when its reply has come, on the channel on which it was
+asked, and the status ``idle`` with it as the parent (comm messages have no reply):
+https://jupyter-client.readthedocs.io/en/stable/messaging.html, and `KernelFutureHandler`
+of @jupyterlab/services, with which JupyterLab, Notebook 7 and VS Code wait.
+
+What holds:
+
+* No request is answered twice. Whatever front ends send while a kernel is `held` waits
+  here, and reaches the processes that run afterwards. Everything sent before has reached
+  those that ran before: `FrontEndRequests.settle` answers it, unless it was answered
+  already or those that run now go on with it. A later reply to what has been settled is
+  left out.
+* None is left hanging, if a front end goes away, too: when its session comes back, it is
+  told then.
+* Questions about the kernel itself (``kernel_info_request``) are asked again instead:
+  front ends take "aborted" for a kernel that is of no use.
+* Of a cell that goes on, the reply goes to the session that had sent it: a kernel's ROUTER
+  knows sessions, not connections, so it may be a websocket opened since. If that session
+  is gone, there is nobody who waits for a reply; outputs and status reach all others,
+  under the same parent as before.
+
+What remains: ZeroMQ keeps what a kernel does not take, once a connection's buffers are
+full (some megabytes, with kernels that do not read while they compute). A request that is
+still in there when the old processes end is settled as aborted, and run by the new ones.
+And only what goes through this server's websockets is known: not what a console asks that
+is connected to the kernel itself.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import msgspec
+
+from jupyter_cr.image import InputPrompt, RunningRequest
+from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST
+from jupyter_cr.server.subshells import LIST_SUBSHELLS, Subshells
+
+__all__ = [
+    "UNTRACKED",
+    "Connection",
+    "FrontEndRequests",
+    "KernelRequests",
+    "Pending",
+    "kernel_requests",
+]
+
+UNTRACKED = (REQUEST, REPLY, LIST_SUBSHELLS, "list_subshell_reply")
+"""Message types of which a kernel's state does not tell what its user has it do
+(`AsyncMappingKernelManager.untracked_message_types`)."""
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """What is looked at of a message's header."""
+
+    msg_id: str = ""
+    msg_type: str = ""
+    session: str = ""
+    subshell_id: str | None = None
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename={"cell_id_of_lab": "cellId"}):
+    """What front ends tell of a cell: JupyterLab, Notebook and VS Code the one, others
+    the other."""
+
+    cell_id_of_lab: str = ""
+    cell_id: str = ""
+
+
+class _Prompt(msgspec.Struct, frozen=True):
+    """Content of an ``input_request``."""
+
+    prompt: str = ""
+    password: bool = False
+
+    def as_record(self) -> InputPrompt:
+        return InputPrompt(text=self.prompt, is_password=self.password)
+
+
+_header = msgspec.json.Decoder(_Header).decode
+_metadata = msgspec.json.Decoder(_Metadata).decode
+_prompt = msgspec.json.Decoder(_Prompt).decode
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that has not been answered, or not wholly.
+
+    Attributes:
+        session: of the front end, as in the header.
+        via: session of the websocket it came by, which is the kernel's name for it.
+        header: JSON, as the front end has sent it.
+        begun: the kernel has said that it is busy with it.
+        replied, idle: what the front end has been told.
+        prompt: what the kernel has asked the front end for, and not been told.
+        ended: it will not be answered by the kernel, and the front end is not there.
+    """
+
+    msg_id: str
+    msg_type: str
+    session: str
+    channel: str
+    via: str
+    header: bytes
+    cell_id: str = ""
+    begun: bool = False
+    replied: bool = False
+    idle: bool = False
+    prompt: InputPrompt | None = None
+    ended: bool = False
+
+    @property
+    def has_reply(self) -> bool:
+        """Comm messages have none."""
+        return self.msg_type.endswith("_request")
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the front end knows how it went. The status may be to come."""
+        return self.replied if self.has_reply else self.idle
+
+    @property
+    def is_done(self) -> bool:
+        return self.idle and self.is_answered
+
+
+class Connection(Protocol):
+    """One front end's websocket to a kernel."""
+
+    @property
+    def session_id(self) -> str:
+        """The front end's session, under which the kernel knows it."""
+
+    def flush(self) -> None:
+        """Pass on what has come from the kernel."""
+
+    def tell(
+        self, channel: str, msg_type: str, content: dict[str, Any], parent: dict[str, Any]
+    ) -> None:
+        """Send a message to the front end as if the kernel did."""
+
+    def ask(self, channel: str, header: dict[str, Any]) -> None:
+        """Send a request without content to the kernel as if the front end did."""
+
+    def handle_incoming_message(self, incoming_msg: Any) -> None:
+        """Send to the kernel what the front end has sent."""
+
+
+@dataclass(eq=False)
+class KernelRequests:
+    """Those of one kernel.
+
+    Attributes:
+        requests: message id -> request, in the order in which they were sent.
+        settled: ids of requests that were answered in the kernel's stead.
+        connections: session -> websocket.
+        session: of the kernel, as its last status said.
+        launch: which launch of the kernel all this is about.
+    """
+
+    requests: dict[str, Pending] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
+    connections: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary)
+    session: str = ""
+    launch: object = None
+    subshells: Subshells = field(default_factory=Subshells)
+    _marked: bool = False
+    _replied: set[str] = field(default_factory=set)
+    _idle: set[str] = field(default_factory=set)
+    _closed_prompts: set[str] = field(default_factory=set)
+    _holds: int = 0
+    _held: list[tuple[Connection, Any]] = field(default_factory=list)
+
+    # What front ends say
+
+    def hold(self, connection: Connection, message: Any) -> bool:
+        """Whether a message has to wait; it is kept then."""
+        if self._holds:
+            self._held.append((connection, message))
+        return bool(self._holds)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Messages wait until the end."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._holds:
+                self._release()
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for connection, message in held:
+            present = self.connections.get(connection.session_id, connection)
+            present.handle_incoming_message(message)
+
+    def send(self, via: str, channel: str, header: bytes, metadata: bytes) -> bytes | None:
+        """Take note of a message to the kernel: the header to send it with, None if it is
+        not to be sent."""
+        try:
+            read = _header(header)
+        except msgspec.MsgspecError:
+            return header
+        if read.msg_type == "input_reply":
+            return self._reply_to_prompt(via, header)
+        self.requests[read.msg_id] = Pending(
+            read.msg_id, read.msg_type, read.session, channel, via, header
+        )
+        if read.msg_type == "execute_request":
+            self.requests[read.msg_id].cell_id = _cell_id(metadata)
+        if read.subshell_id and self.subshells.is_gone(read.subshell_id):
+            return _without_subshell(header)
+        return header
+
+    def _reply_to_prompt(self, via: str, header: bytes) -> bytes | None:
+        asked = [r for r in self.requests.values() if r.via == via and r.prompt is not None]
+        for request in asked:
+            request.prompt = None
+        if not asked and via in self._closed_prompts:
+            # Of a cell that was settled. The kernel would take it for the next answer.
+            self._closed_prompts.discard(via)
+            return None
+        return header
+
+    # What the kernel says
+
+    def hear(
+        self, via: str, channel: str, header: bytes, parent: bytes, content: bytes
+    ) -> bool:
+        """Take note of a message from the kernel. Whether the front end is to get it."""
+        try:
+            asked = _header(parent)
+            msg_id = asked.msg_id
+            if channel == "iopub":
+                # Of its control channel; it may be busy on the other.
+                if asked.msg_type == REQUEST or self.subshells.is_question(msg_id):
+                    return False
+                self._hear_status(_header(header), msg_id, content)
+            elif channel == "stdin":
+                self._hear_prompt(via, msg_id, content)
+            else:
+                return self._hear_reply(msg_id, content)
+        except msgspec.MsgspecError:
+            pass
+        return True
+
+    def _hear_status(self, header: _Header, msg_id: str, content: bytes) -> None:
+        if header.msg_type != "status":
+            return
+        self.session = header.session
+        request = self.requests.get(msg_id)
+        if b'"idle"' in content:
+            self._note(self._idle, msg_id)
+            if request is not None:
+                request.idle = True
+                self._forget_done(request)
+        elif request is not None and b'"busy"' in content:
+            request.begun = True
+
+    def _hear_reply(self, msg_id: str, content: bytes) -> bool:
+        if self.subshells.hear(msg_id, content):
+            return False
+        if msg_id in self.settled:
+            self.settled.discard(msg_id)
+            return False
+        self._note(self._replied, msg_id)
+        request = self.requests.get(msg_id)
+        if request is not None:
+            request.replied = True
+            request.prompt = None
+            self._forget_done(request)
+        return True
+
+    def _hear_prompt(self, via: str, msg_id: str, content: bytes) -> None:
+        # From now on an answer is one to this.
+        self._closed_prompts.discard(via)
+        if (request := self.requests.get(msg_id)) is not None:
+            request.prompt = _prompt(content).as_record()
+
+    def _note(self, heard: set[str], msg_id: str) -> None:
+        if self._marked:
+            heard.add(msg_id)
+
+    def _forget_done(self, request: Pending) -> None:
+        if request.is_done:
+            self.requests.pop(request.msg_id, None)
+
+    # What is made of it
+
+    def pending(self) -> tuple[RunningRequest, ...]:
+        """Requests that the kernel has to answer."""
+        return tuple(
+            RunningRequest(
+                msg_id=request.msg_id,
+                msg_type=request.msg_type,
+                session=request.session,
+                channel=request.channel,
+                cell_id=request.cell_id,
+                begun=request.begun,
+                prompt=request.prompt,
+            )
+            for request in self.requests.values()
+            if not request.is_answered and not request.ended
+        )
+
+    def forget_absent(self) -> None:
+        """Forget requests of front ends that are gone. To be called when the kernel has
+        nothing to do: they were answered, but nobody was there to hear it."""
+        for request in list(self.requests.values()):
+            if request.via not in self.connections and not request.ended:
+                del self.requests[request.msg_id]
+
+    def follow(self, launch: object) -> None:
+        """A restart ends whatever was asked before; front ends know that by themselves."""
+        if launch is not self.launch:
+            self.launch = launch
+            self.requests.clear()
+            self.settled.clear()
+            self._closed_prompts.clear()
+            self.subshells = Subshells()
+
+    def mark(self) -> None:
+        """What is heard from now on, new processes say."""
+        for connection in list(self.connections.values()):
+            connection.flush()
+        self._marked = True
+
+    def settle(self, going_on: Collection[RunningRequest]) -> bool:
+        """Answer all that was asked, but for those that the kernel goes on with. Whether
+        it is at one of those."""
+        connections: list[Connection] = list(self.connections.values())
+        for connection in connections:
+            # What the former processes have said comes first.
+            connection.flush()
+        kept = {request.msg_id for request in going_on}
+        for request in self.requests.values():
+            request.ended = request.msg_id not in kept
+        for request_going_on in going_on:
+            self._go_on(request_going_on)
+        self._marked = False
+        self._replied.clear()
+        self._idle.clear()
+        for connection in connections:
+            self._tell_ended(connection, connections)
+        busy = next((r for r in self.requests.values() if r.begun and not r.ended), None)
+        for connection in connections:
+            if busy is None:
+                _tell_status(connection, "idle", {})
+            else:
+                _tell_status(connection, "busy", _decoded(busy.header))
+        if connections and (header := self.subshells.doubt(_new_header)) is not None:
+            connections[0].ask("control", header)
+            del self.requests[header["msg_id"]]
+        return busy is not None
+
+    def _go_on(self, going_on: RunningRequest) -> None:
+        """The kernel owes an answer; once more, perhaps."""
+        self.settled.discard(going_on.msg_id)
+        request = self.requests.get(going_on.msg_id)
+        if request is None:
+            header = _new_header(going_on.msg_type, going_on.session, going_on.msg_id)
+            request = Pending(
+                going_on.msg_id,
+                going_on.msg_type,
+                going_on.session,
+                going_on.channel,
+                going_on.session,
+                msgspec.json.encode(header),
+                going_on.cell_id,
+                prompt=going_on.prompt,
+            )
+            self.requests[request.msg_id] = request
+        elif request.prompt is None and going_on.prompt is not None:
+            # It has been answered since; the kernel, as it is now, still waits.
+            request.prompt = going_on.prompt
+            self._ask_front_end(request, going_on.prompt)
+        request.begun = going_on.begun
+        request.replied = request.msg_id in self._replied
+        request.idle = request.msg_id in self._idle
+        self._forget_done(request)
+
+    def _ask_front_end(self, request: Pending, prompt: InputPrompt) -> None:
+        connection = self.connections.get(request.via)
+        if connection is not None:
+            connection.tell(
+                "stdin",
+                "input_request",
+                {"prompt": prompt.text, "password": prompt.is_password},
+                _decoded(request.header),
+            )
+
+    def join(self, connection: Connection, is_busy: bool) -> None:
+        """A websocket is ready: it is told what its session has missed."""
+        self.connections[connection.session_id] = connection
+        if self._tell_ended(connection, [connection]):
+            _tell_status(connection, "busy" if is_busy else "idle", {})
+
+    def leave(self, connection: Connection) -> None:
+        """A websocket is closed."""
+        if self.connections.get(connection.session_id) is connection:
+            del self.connections[connection.session_id]
+
+    def _tell_ended(self, connection: Connection, all_: list[Connection]) -> bool:
+        """Answer the requests of one session that have ended. Whether there were any."""
+        via = connection.session_id
+        ended = [r for r in self.requests.values() if r.ended and r.via == via]
+        for request in ended:
+            del self.requests[request.msg_id]
+            parent = _decoded(request.header)
+            if request.msg_type == "kernel_info_request" and not request.replied:
+                connection.ask(request.channel, parent)
+                continue
+            if request.has_reply and not request.replied:
+                self.settled.add(request.msg_id)
+                reply = request.msg_type.removesuffix("_request") + "_reply"
+                connection.tell(request.channel, reply, {"status": "aborted"}, parent)
+            if not request.idle:
+                for listener in all_:
+                    listener.tell("iopub", "status", {"execution_state": "idle"}, parent)
+            if request.prompt is not None:
+                self._close_prompt(connection, parent)
+        return bool(ended)
+
+    def _close_prompt(self, connection: Connection, parent: dict[str, Any]) -> None:
+        """Nobody waits for that input any more.
+
+        JupyterLab lets no cell run while it believes that a kernel waits for input. That
+        a kernel was shut down, as said on iopub, is all that a kernel can say to end it
+        (`SessionContext._onIopubMessage`); it has no other effect there.
+        """
+        self._closed_prompts.add(connection.session_id)
+        content = {"status": "ok", "restart": True}
+        connection.tell("iopub", "shutdown_reply", content, parent)
+
+
+class FrontEndRequests:
+    """Those of all kernels of one server.
+
+    Args:
+        kernels: the server's kernel manager.
+    """
+
+    def __init__(self, kernels: Any) -> None:
+        self._kernels = kernels
+
+    def pending(self, kernel_id: str) -> tuple[RunningRequest, ...]:
+        """Those that have not been answered, in the order in which they were sent."""
+        requests = self._of(kernel_id)
+        if getattr(self._kernels.get_kernel(kernel_id), "execution_state", "") == "idle":
+            requests.forget_absent()
+        return requests.pending()
+
+    def mark(self, kernel_id: str) -> None:
+        """The kernel's processes are about to be ended, and others to take their place.
+        Optional: without it, it may look as if those went on with what they have done by
+        the time of `settle`."""
+        self._of(kernel_id).mark()
+
+    @contextmanager
+    def held(self, kernel_id: str) -> Iterator[None]:
+        """What front ends send meanwhile reaches the kernel at the end.
+
+        To be entered well before a kernel's processes are exchanged, and left after
+        `settle`; or without that, if they were not exchanged after all. May be nested.
+        """
+        with self._of(kernel_id).held():
+            yield
+
+    def settle(self, kernel_id: str, going_on: Collection[RunningRequest]) -> bool:
+        """Answer what was asked of processes that have ended. Whether those that run now
+        are busy.
+
+        Args:
+            going_on: those that the kernel will answer itself, as `pending` said when the
+                snapshot was taken. To be called for a kernel that was started from a
+                snapshot, too, so that they are known.
+        """
+        return self._of(kernel_id).settle(going_on)
+
+    def _of(self, kernel_id: str) -> KernelRequests:
+        return kernel_requests(self._kernels.get_kernel(kernel_id))
+
+
+_KERNELS: WeakKeyDictionary[Any, KernelRequests] = WeakKeyDictionary()
+
+
+def kernel_requests(manager: Any) -> KernelRequests:
+    """Those of one kernel, by its kernel manager, with which they are forgotten."""
+    requests = _KERNELS.get(manager)
+    if requests is None:
+        requests = _KERNELS[manager] = KernelRequests()
+    # A new one for each launch and shutdown: jupyter_client.manager.in_pending_state.
+    requests.follow(getattr(manager, "ready", None))
+    return requests
+
+
+def _cell_id(metadata: bytes) -> str:
+    try:
+        read = _metadata(metadata)
+    except msgspec.MsgspecError:
+        return ""
+    return read.cell_id_of_lab or read.cell_id
+
+
+def _without_subshell(header: bytes) -> bytes:
+    decoded = _decoded(header)
+    del decoded["subshell_id"]
+    return msgspec.json.encode(decoded)
+
+
+def _decoded(header: bytes) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(header)
+    return decoded
+
+
+def _new_header(msg_type: str, session: str, msg_id: str = "") -> dict[str, Any]:
+    return {
+        "msg_id": msg_id or uuid.uuid4().hex,
+        "msg_type": msg_type,
+        "session": session,
+        "username": "",
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "version": "5.3",
+    }
+
+
+def _tell_status(connection: Connection, state: str, parent: dict[str, Any]) -> None:
+    """What the kernel does now, whatever was said last."""
+    connection.tell("iopub", "status", {"execution_state": state}, parent)

@@ -1,0 +1,176 @@
+"""What can be asked of the server: the same over HTTP and from a kernel's own socket."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from jupyter_cr.errors import UsageError
+from jupyter_cr.operations import Progress
+from jupyter_cr.server.service import SnapshotService
+
+__all__ = [
+    "OPERATIONS",
+    "CheckpointRequest",
+    "ForkRequest",
+    "ForkSnapshotRequest",
+    "OperationRequest",
+    "RestoreRequest",
+    "UndoRequest",
+    "UpdateRequest",
+    "convert_fields",
+    "decode_body",
+]
+
+
+class OperationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation on a kernel."""
+
+    @property
+    def subject(self) -> str | None:
+        """The name of the snapshot that is asked for; None if that is left open."""
+        return None
+
+    @abstractmethod
+    async def run(
+        self, service: SnapshotService, kernel_id: str, progress: Progress
+    ) -> object:
+        """Do it.
+
+        Raises:
+            CheckpointRestoreError: as the service does.
+        """
+
+
+class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    name: str | None = None
+    note: str = ""
+    warm: bool = False
+    document: bool = True
+
+    @property
+    def subject(self) -> str | None:
+        return self.name
+
+    async def run(
+        self, service: SnapshotService, kernel_id: str, progress: Progress
+    ) -> object:
+        return await service.checkpoint(
+            kernel_id,
+            name=self.name,
+            note=self.note,
+            warm=self.warm,
+            document=self.document,
+            progress=progress,
+        )
+
+
+class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    snapshot: str
+    keep: bool = True
+    document: bool = False
+
+    @property
+    def subject(self) -> str | None:
+        return self.snapshot
+
+    async def run(
+        self, service: SnapshotService, kernel_id: str, progress: Progress
+    ) -> object:
+        return await service.restore(
+            kernel_id,
+            self.snapshot,
+            keep=self.keep,
+            document=self.document,
+            progress=progress,
+        )
+
+
+class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    """Of a snapshot; without one, of the kernel as it is now."""
+
+    snapshot: str | None = None
+    path: str | None = None
+    document: bool = True
+
+    @property
+    def subject(self) -> str | None:
+        return self.snapshot
+
+    async def run(
+        self, service: SnapshotService, kernel_id: str, progress: Progress
+    ) -> object:
+        if self.snapshot is None:
+            return await service.fork_kernel(
+                kernel_id, path=self.path, document=self.document, progress=progress
+            )
+        return await service.fork(
+            self.snapshot, path=self.path, document=self.document, progress=progress
+        )
+
+
+class UndoRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+
+    async def run(
+        self, service: SnapshotService, kernel_id: str, progress: Progress
+    ) -> object:
+        return await service.undo(kernel_id, self.steps, progress=progress)
+
+
+class ForkSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the snapshot that the address names."""
+
+    path: str | None = None
+    document: bool = True
+
+
+class UpdateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is not given stays as it is."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    note: str | msgspec.UnsetType = msgspec.UNSET
+
+
+OPERATIONS: Mapping[str, type[OperationRequest]] = {
+    "checkpoint": CheckpointRequest,
+    "restore": RestoreRequest,
+    "fork": ForkRequest,
+    "undo": UndoRequest,
+}
+
+T = TypeVar("T")
+
+_HINT = "jupyter-cr/openapi.yaml says what is understood."
+
+
+def decode_body(body: bytes, type_: type[T]) -> T:
+    """What the body of a request says; an empty one is an empty object.
+
+    Raises:
+        UsageError: it is no JSON, or not what is understood here.
+    """
+    try:
+        return msgspec.json.decode(body.strip() or b"{}", type=type_)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The request's body is not understood: {error}.", _HINT
+        ) from error
+
+
+def convert_fields(fields: Mapping[str, Any], type_: type[T], *, strict: bool = True) -> T:
+    """What the fields of a request say.
+
+    Args:
+        strict: numbers are numbers already, and not text, as in an address.
+
+    Raises:
+        UsageError: that is not what is understood here.
+    """
+    try:
+        return msgspec.convert(fields, type_, strict=strict)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"The request is not understood: {error}.", _HINT) from error

@@ -1,0 +1,658 @@
+"""What a server does with snapshots of its kernels: the one thing that its REST handlers
+and the kernels' socket call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_core.utils import ensure_async
+
+from jupyter_cr import operations
+from jupyter_cr.errors import (
+    CheckpointRestoreError,
+    NoSuchProcess,
+    NoSuchSnapshot,
+    TargetError,
+    UsageError,
+)
+from jupyter_cr.image import Header, NotebookFacts, RunningRequest
+from jupyter_cr.kernels.engine_process import EngineProcess, Progress
+from jupyter_cr.kernels.glue_client import tell_kernel
+from jupyter_cr.kernels.provisioner import Revival, Running, SnapshotProvisioner
+from jupyter_cr.kernels.records import find_guardian
+from jupyter_cr.server.documents import Documents
+from jupyter_cr.server.foreign import replace_foreign, require_provisioner
+from jupyter_cr.store import Snapshot, State, Store
+
+__all__ = [
+    "CheckpointAnswer",
+    "Emit",
+    "ForkAnswer",
+    "Page",
+    "Query",
+    "Requests",
+    "RestoreAnswer",
+    "SnapshotService",
+]
+
+BEFORE_RESTORE = "before restore"
+FOR_A_FORK = "for a fork"
+
+
+class Emit(Protocol):
+    """Tells every open page what has happened."""
+
+    def __call__(self, action: str, **data: Any) -> None:
+        """`data` as in the event's schema."""
+
+
+class Requests(Protocol):
+    """What is known of the requests that front ends have sent to kernels."""
+
+    def pending(self, kernel_id: str) -> tuple[RunningRequest, ...]:
+        """Those that have not been answered."""
+
+    def mark(self, kernel_id: str) -> None:
+        """The kernel's processes are about to be exchanged."""
+
+    def settle(self, kernel_id: str, going_on: Collection[RunningRequest]) -> bool:
+        """They have been. Requests that were sent before will not be answered by the
+        kernel, but for those that it goes on with. Whether it is busy with one."""
+
+    def held(self, kernel_id: str) -> AbstractContextManager[None]:
+        """What is sent meanwhile waits until the end."""
+
+
+class CheckpointAnswer(operations.CheckpointResult, frozen=True, kw_only=True):
+    """A snapshot of a kernel was taken."""
+
+    kernel_id: str
+    path: str = ""
+    """Of the notebook that was saved with it."""
+    warnings: tuple[str, ...] = ()
+
+
+class RestoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel is what it was."""
+
+    kernel_id: str
+    snapshot: str
+    kept: str | None = None
+    """The snapshot of what ran before; None if nothing ran, or it was not to be kept."""
+    path: str = ""
+    """Of the notebook that was brought back, too."""
+    elapsed_ms: float
+    """Of the engine."""
+    warnings: tuple[str, ...] = ()
+    running: tuple[RunningRequest, ...] = ()
+    """Requests of front ends that the kernel goes on with."""
+
+
+class ForkAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A new kernel runs, beside whatever ran before."""
+
+    snapshot: str
+    kernel_id: str
+    connection_file: str
+    path: str = ""
+    """Of its notebook; empty if it has none."""
+    session_id: str = ""
+    key_renewed: bool = False
+    """Whether it has a session key of its own, and not the one of its original."""
+    elapsed_ms: float
+    warnings: tuple[str, ...] = ()
+    running: tuple[RunningRequest, ...] = ()
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which snapshots are wanted: those to which all of it applies."""
+
+    kernel_id: str = ""
+    path: str = ""
+    q: str = ""
+    """Occurs in name, note, path or kernel name, in upper or lower case."""
+    state: State | Literal[""] = ""
+    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 100
+    """0: no limit."""
+
+    def matches(self, snapshot: Snapshot) -> bool:
+        """Whether all applies to it."""
+        texts = (snapshot.name, snapshot.note, snapshot.path, snapshot.kernel_name)
+        return (
+            self.kernel_id in ("", snapshot.kernel_id)
+            and self.path in ("", snapshot.path)
+            and self.state in ("", snapshot.state)
+            and any(self.q.casefold() in text.casefold() for text in texts)
+        )
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the snapshots, newest first."""
+
+    snapshots: tuple[Snapshot, ...]
+    total: int
+    """Of those that match."""
+
+
+class SnapshotService:
+    """Snapshots of one server's kernels.
+
+    Args:
+        kernels: the server's kernel manager.
+        sessions: its session manager.
+        documents: notebooks.
+        requests: what front ends wait for.
+        emit: tells what has happened.
+    """
+
+    def __init__(
+        self,
+        kernels: Any,
+        sessions: Any,
+        documents: Documents,
+        requests: Requests,
+        emit: Emit,
+    ) -> None:
+        self._kernels = kernels
+        self._sessions = sessions
+        self._documents = documents
+        self._requests = requests
+        self._emit = emit
+        self._store = Store()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._positions: dict[str, str] = {}
+        """Kernel id -> the snapshot that it was last brought back to, as long as no new
+        one has been taken."""
+
+    # Of kernels
+
+    async def checkpoint(
+        self,
+        kernel_id: str,
+        *,
+        name: str | None = None,
+        note: str = "",
+        warm: bool = False,
+        document: bool = True,
+        progress: Progress | None = None,
+    ) -> CheckpointAnswer:
+        """Take a snapshot of a kernel, which goes on.
+
+        Args:
+            document: with its notebook, as that is in the server's files now.
+
+        Raises:
+            NoSuchProcess: there is no such kernel.
+            TargetError: it runs elsewhere.
+            CheckpointRestoreError: as `jupyter_cr.operations.checkpoint`.
+        """
+        async with self._alone(kernel_id):
+            answer = await self._checkpoint(
+                kernel_id, name, note, warm=warm, document=document, progress=progress
+            )
+        self._positions.pop(kernel_id, None)
+        return answer
+
+    async def _checkpoint(
+        self,
+        kernel_id: str,
+        name: str | None,
+        note: str = "",
+        *,
+        warm: bool = False,
+        document: bool = True,
+        automatic: str = "",
+        progress: Progress | None = None,
+    ) -> CheckpointAnswer:
+        provisioner = self._provisioner(kernel_id)
+        manager = self._kernels.get_kernel(kernel_id)
+        path, kind = await self._documents.of_kernel(kernel_id)
+        content = await self._documents.read(path) if document and path else b""
+        warnings = await tell_kernel(
+            _pid(provisioner), manager.get_connection_info(), "checkpoint", name or ""
+        )
+        facts = NotebookFacts(
+            path=path, type=kind, running=self._requests.pending(kernel_id)
+        )
+        engine = EngineProcess(
+            {
+                "op": "checkpoint",
+                "target": str(provisioner.pid),
+                "connection_file": os.path.abspath(manager.connection_file),
+                "name": name,
+                "note": note,
+                "warm": warm,
+                "notebook": facts,
+                "document": msgspec.Raw(content or b"null"),
+                "automatic": automatic,
+            },
+            operations.CheckpointResult,
+        )
+        result = await engine.result(self._saving(kernel_id, name, progress))
+        answer = CheckpointAnswer(
+            **msgspec.structs.asdict(result),
+            kernel_id=kernel_id,
+            path=path if content else "",
+            warnings=warnings,
+        )
+        self._emit("created", snapshot=answer.name, kernel_id=kernel_id, path=path)
+        self._emit("durable", snapshot=answer.name, kernel_id=kernel_id, path=path)
+        return answer
+
+    def _saving(
+        self, kernel_id: str, name: str | None, progress: Progress | None
+    ) -> Progress:
+        def report(phase: str, fraction: float) -> None:
+            self._emit(
+                "saving", snapshot=name or "", kernel_id=kernel_id, fraction=fraction
+            )
+            if progress is not None:
+                progress(phase, fraction)
+
+        return report
+
+    async def restore(
+        self,
+        kernel_id: str,
+        snapshot: str,
+        *,
+        keep: bool = True,
+        document: bool = False,
+        progress: Progress | None = None,
+    ) -> RestoreAnswer:
+        """Bring a kernel back to a snapshot of it: in place where it runs, under its old
+        id where it does not.
+
+        Args:
+            keep: take a snapshot of what runs now, before it is replaced.
+            document: bring its notebook back, too. The present one is in the snapshot
+                that is kept.
+
+        Raises:
+            UsageError: the snapshot is another kernel's.
+            NoSuchSnapshot: there is none of that name.
+            CheckpointRestoreError: what runs now cannot be kept, or the snapshot not be
+                brought back; the kernel goes on as it was.
+        """
+        header = await self._header(snapshot)
+        _require_same_kernel(header, kernel_id)
+        async with self._alone(kernel_id):
+            if kernel_id in self._kernels:
+                with self._requests.held(kernel_id):
+                    answer = await self._restore(
+                        kernel_id, snapshot, header, keep, document, progress
+                    )
+            else:
+                answer = await self._resume(kernel_id, snapshot, header, document, progress)
+        self._positions[kernel_id] = snapshot
+        self._emit(
+            "restored",
+            snapshot=snapshot,
+            kernel_id=kernel_id,
+            path=header.notebook.path,
+            running=[
+                {"msg_id": request.msg_id, "cell_id": request.cell_id}
+                for request in answer.running
+            ],
+        )
+        return answer
+
+    async def _restore(
+        self,
+        kernel_id: str,
+        snapshot: str,
+        header: Header,
+        keep: bool,
+        document: bool,
+        progress: Progress | None,
+    ) -> RestoreAnswer:
+        provisioner = self._provisioner(kernel_id)
+        kept = await self._keep(kernel_id, snapshot) if keep else None
+        running = await self._exchange(kernel_id, provisioner, snapshot, progress)
+        manager = self._kernels.get_kernel(kernel_id)
+        going_on = header.notebook.running
+        is_busy = self._requests.settle(kernel_id, going_on)
+        manager.execution_state = "busy" if is_busy else "idle"
+        warnings = await tell_kernel(
+            _pid(provisioner),
+            manager.get_connection_info(),
+            "restored",
+            snapshot,
+            kernel_id=kernel_id,
+        )
+        return RestoreAnswer(
+            kernel_id=kernel_id,
+            snapshot=snapshot,
+            kept=kept,
+            path=await self._bring_document(snapshot, header) if document else "",
+            elapsed_ms=running.elapsed_ms,
+            warnings=(*running.warnings, *warnings),
+            running=going_on,
+        )
+
+    async def _keep(self, kernel_id: str, snapshot: str) -> str:
+        name = await asyncio.to_thread(self._store.suggest_name, f"before-{snapshot}")
+        try:
+            answer = await self._checkpoint(kernel_id, name, automatic=BEFORE_RESTORE)
+        except CheckpointRestoreError as error:
+            error.hint = (
+                f"{error.hint} It has not been replaced, since what runs now could not "
+                "be kept; restore without keeping it (keep=false) if it may be lost."
+            ).strip()
+            raise
+        return answer.name
+
+    async def _exchange(
+        self,
+        kernel_id: str,
+        provisioner: LocalProvisioner,
+        snapshot: str,
+        progress: Progress | None,
+    ) -> Running:
+        def before() -> None:
+            self._requests.mark(kernel_id)
+
+        if isinstance(provisioner, SnapshotProvisioner):
+            return await provisioner.replace(snapshot, progress=progress, before=before)
+        manager = self._kernels.get_kernel(kernel_id)
+        return await replace_foreign(manager, snapshot, progress, before)
+
+    async def _resume(
+        self,
+        kernel_id: str,
+        snapshot: str,
+        header: Header,
+        document: bool,
+        progress: Progress | None,
+    ) -> RestoreAnswer:
+        if (guardian := find_guardian(kernel_id)) is not None:
+            raise TargetError(
+                f"Kernel {kernel_id} is looked after by another server, process "
+                f"{guardian}.",
+                "Restore it there, or fork the snapshot here.",
+            )
+        path = await self._bring_document(snapshot, header) if document else ""
+        revival = Revival(snapshot, "restore", progress=progress)
+        await self._start(kernel_id, header, header.notebook.path, revival)
+        if header.notebook.path:
+            await self._documents.attach(
+                header.notebook.path, kernel_id, header.notebook.type
+            )
+        assert revival.running is not None
+        manager = self._kernels.get_kernel(kernel_id)
+        warnings = await tell_kernel(
+            revival.running.pid,
+            manager.get_connection_info(),
+            "restored",
+            snapshot,
+            kernel_id=kernel_id,
+        )
+        return RestoreAnswer(
+            kernel_id=kernel_id,
+            snapshot=snapshot,
+            path=path,
+            elapsed_ms=revival.running.elapsed_ms,
+            warnings=(*revival.running.warnings, *warnings),
+            running=header.notebook.running,
+        )
+
+    async def _start(
+        self, kernel_id: str, header: Header, path: str, revival: Revival
+    ) -> None:
+        """Have the kernel manager start a kernel from a snapshot.
+
+        Raises:
+            RestoreError: the kernel spec is gone, or names a provisioner that cannot do
+                that.
+        """
+        name = header.kernel.kernel_name or self._kernels.default_kernel_name
+        require_provisioner(self._kernels, name)
+        await ensure_async(
+            self._kernels.start_kernel(
+                kernel_id=kernel_id,
+                kernel_name=name,
+                path=self._documents.directory(path) if path else None,
+                env=self._documents.environment(path),
+                revival=revival,
+            )
+        )
+        # Where the server has pending kernels, errors are there.
+        ready = self._kernels.get_kernel(kernel_id).ready
+        await (ready if isinstance(ready, asyncio.Future) else asyncio.wrap_future(ready))
+
+    async def fork(
+        self,
+        snapshot: str,
+        *,
+        path: str | None = None,
+        document: bool = True,
+        progress: Progress | None = None,
+    ) -> ForkAnswer:
+        """Start a new kernel from a snapshot, beside whatever runs.
+
+        Args:
+            path: of its notebook, in the server's files; made up from the original's if
+                None.
+            document: give it a copy of the notebook that was saved with the snapshot,
+                where there is one, and a session with it.
+
+        Raises:
+            NoSuchSnapshot: there is none of that name.
+            UsageError: `path` is taken, or the snapshot is not of a kernel.
+            CheckpointRestoreError: it cannot be brought back here.
+        """
+        header = await self._header(snapshot)
+        if not header.kernel.connection:
+            raise UsageError(
+                f"Snapshot {snapshot} is not of a Jupyter kernel.",
+                f"Fork it from a terminal: jupyter cr fork {snapshot}",
+            )
+        kernel_id = str(uuid.uuid4())
+        revival = Revival(snapshot, "fork", progress=progress)
+        content = b""
+        if document and (found := await self._read_document(snapshot)):
+            content = found
+            path = await self._documents.free_path(path or header.notebook.path, snapshot)
+        await self._start(kernel_id, header, path or header.notebook.path, revival)
+        assert revival.running is not None
+        session_id = ""
+        if content and path:
+            await self._documents.write(path, content)
+        if path:
+            session_id = await self._documents.attach(path, kernel_id, header.notebook.type)
+        answer = ForkAnswer(
+            snapshot=snapshot,
+            kernel_id=kernel_id,
+            connection_file=revival.running.connection_file or "",
+            path=path or "",
+            session_id=session_id,
+            key_renewed=revival.key_renewed,
+            elapsed_ms=revival.running.elapsed_ms,
+            warnings=revival.running.warnings,
+            running=header.notebook.running,
+        )
+        self._emit(
+            "forked",
+            snapshot=snapshot,
+            kernel_id=header.kernel.kernel_id,
+            new_kernel_id=kernel_id,
+            path=answer.path,
+        )
+        return answer
+
+    async def fork_kernel(
+        self,
+        kernel_id: str,
+        *,
+        path: str | None = None,
+        document: bool = True,
+        progress: Progress | None = None,
+    ) -> ForkAnswer:
+        """Start a new kernel that goes on from where this one is now."""
+        async with self._alone(kernel_id):
+            taken = await self._checkpoint(
+                kernel_id, None, warm=True, automatic=FOR_A_FORK, progress=progress
+            )
+        try:
+            return await self.fork(
+                taken.name, path=path, document=document, progress=progress
+            )
+        finally:
+            await self.delete([taken.name])
+
+    async def undo(
+        self, kernel_id: str, steps: int = 1, *, progress: Progress | None = None
+    ) -> RestoreAnswer:
+        """Bring a kernel back to its last snapshot; done again, to the one before it,
+        and so on until a new one is taken.
+
+        Raises:
+            NoSuchSnapshot: it has not that many.
+        """
+        if steps < 1:
+            raise UsageError(f"{steps} steps cannot be undone.", "Undo 1 or more.")
+        page = await self.snapshots(Query(kernel_id=kernel_id, limit=0))
+        names = [snapshot.name for snapshot in page.snapshots if not snapshot.automatic]
+        if (position := self._positions.get(kernel_id)) in names:
+            names = names[names.index(position) + 1 :]
+        if len(names) < steps:
+            raise NoSuchSnapshot(
+                f"Kernel {kernel_id} has {len(names)} snapshots to go back to, not "
+                f"{steps}.",
+                "Take one first, or name the one to restore.",
+            )
+        return await self.restore(kernel_id, names[steps - 1], progress=progress)
+
+    # Of snapshots
+
+    async def snapshots(self, query: Query) -> Page:
+        """Those that are wanted, newest first; all of them if the limit is 0.
+
+        Raises:
+            StorageError: the store is not readable.
+        """
+        found = await asyncio.to_thread(self._store.list)
+        wanted = [snapshot for snapshot in reversed(found) if query.matches(snapshot)]
+        end = query.offset + query.limit if query.limit else None
+        return Page(snapshots=tuple(wanted[query.offset : end]), total=len(wanted))
+
+    async def snapshot(self, name: str) -> operations.SnapshotDetails:
+        """All that is known of one snapshot.
+
+        Raises:
+            ImageError: there is none, or it is damaged.
+        """
+        return await asyncio.to_thread(operations.show_snapshot, name)
+
+    async def update(
+        self, name: str, *, new_name: str | None = None, note: str | None = None
+    ) -> Snapshot:
+        """Give a snapshot another name, or note, or both.
+
+        Raises:
+            NoSuchSnapshot, NameTaken, UsageError, StorageError: as the store does.
+        """
+        former_name = ""
+        # First, since that is what may be refused.
+        if new_name is not None and new_name != name:
+            await asyncio.to_thread(operations.rename_snapshot, name, new_name)
+            for kernel_id, position in self._positions.items():
+                if position == name:
+                    self._positions[kernel_id] = new_name
+            former_name, name = name, new_name
+        if note is not None:
+            await asyncio.to_thread(operations.annotate_snapshot, name, note)
+        self._emit("updated", snapshot=name, former_name=former_name)
+        return await asyncio.to_thread(self._store.summary, name)
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove snapshots, all or none.
+
+        Raises:
+            NoSuchSnapshot, StorageError: as the store does.
+        """
+        await asyncio.to_thread(operations.remove_snapshots, names)
+        for name in names:
+            self._emit("deleted", snapshot=name)
+
+    async def document(self, name: str) -> bytes:
+        """The notebook that was saved with a snapshot, as JSON.
+
+        Raises:
+            NoSuchSnapshot: there is no snapshot, or no notebook with it.
+        """
+        content = await self._read_document(name)
+        if not content:
+            raise NoSuchSnapshot(
+                f"There is no notebook in snapshot {name}.",
+                "It was taken of a kernel without one.",
+            )
+        return content
+
+    async def capabilities(self) -> dict[str, Any]:
+        """What this machine and user permit: an
+        `jupyter_cr.operations.CapabilitiesResult`, as a dict."""
+        engine: EngineProcess[dict[str, Any]] = EngineProcess({"op": "check"}, dict)
+        return await engine.result()
+
+    # Helpers
+
+    def _alone(self, kernel_id: str) -> asyncio.Lock:
+        """One operation at a time on a kernel; others wait."""
+        return self._locks.setdefault(kernel_id, asyncio.Lock())
+
+    def _provisioner(self, kernel_id: str) -> LocalProvisioner:
+        if kernel_id not in self._kernels:
+            raise NoSuchProcess(
+                f"There is no kernel {kernel_id}.",
+                "It has been shut down; a snapshot of it can be restored or forked.",
+            )
+        provisioner = self._kernels.get_kernel(kernel_id).provisioner
+        if not isinstance(provisioner, LocalProvisioner) or provisioner.pid is None:
+            raise TargetError(
+                f"Kernel {kernel_id} does not run on this machine.",
+                "Only processes of this machine can be checkpointed: install jupyter-cr "
+                "where the kernel runs.",
+            )
+        return provisioner
+
+    async def _header(self, name: str) -> Header:
+        def read() -> Header:
+            with self._store.open(name) as reader:
+                return reader.header
+
+        return await asyncio.to_thread(read)
+
+    async def _read_document(self, name: str) -> bytes:
+        return await asyncio.to_thread(operations.read_document, name)
+
+    async def _bring_document(self, snapshot: str, header: Header) -> str:
+        """Write the notebook of a snapshot where it was; its path."""
+        content = await self._read_document(snapshot)
+        if not content or not header.notebook.path:
+            return ""
+        await self._documents.write(header.notebook.path, content)
+        return header.notebook.path
+
+
+def _pid(provisioner: LocalProvisioner) -> int:
+    pid = provisioner.pid
+    assert pid is not None
+    return pid
+
+
+def _require_same_kernel(header: Header, kernel_id: str) -> None:
+    if header.kernel.kernel_id != kernel_id:
+        of = header.kernel.kernel_id or f"process {header.pid}"
+        raise UsageError(
+            f"Snapshot {header.name} is of {of}, not of kernel {kernel_id}.",
+            f"Restore it there, or fork it: jupyter cr fork {header.name}",
+        )

@@ -1,0 +1,166 @@
+"""A front end's websocket to a kernel, as the server's own
+(`ServerApp.kernel_websocket_connection_class`), that takes note of what is asked for, and
+can answer it in the kernel's stead. What holds is written in `jupyter_cr.server.pending`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import zmq
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import DELIM, Session
+from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
+from jupyter_server.services.kernels.connection.channels import (
+    ZMQChannelsWebsocketConnection,
+)
+from tornado.websocket import WebSocketClosedError
+from traitlets import default
+
+from jupyter_cr.server.pending import KernelRequests, kernel_requests
+
+__all__ = ["SettlingWebsocketConnection"]
+
+V1 = "v1.kernel.websocket.jupyter.org"
+"""The one subprotocol there is; without it, messages are JSON with a channel in them."""
+
+FLUSH_LIMIT = 10_000
+"""Messages that are passed on at once: a kernel that never ends must not stop us."""
+
+
+class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
+    """One front end's websocket to a kernel."""
+
+    @default("session")
+    def _default_session(self) -> Session:
+        return _WatchedSession(self._watch_request, config=self.config)
+
+    @cached_property
+    def _requests(self) -> KernelRequests:
+        return kernel_requests(self.kernel_manager)
+
+    def connect(self) -> Any:
+        """Called by the handler when the websocket has been opened. The future that it
+        gives is done when what the kernel says reaches the front end, and what was kept
+        for it has been sent."""
+        connected = super().connect()
+        if connected is not None:
+            connected.add_done_callback(lambda _: self._join())
+        return connected
+
+    def _join(self) -> None:
+        if self.channels:
+            state = getattr(self.kernel_manager, "execution_state", "")
+            self._requests.join(self, is_busy=state == "busy")
+
+    def disconnect(self) -> Any:
+        """Called by the handler when the websocket has been closed, or by the server."""
+        self._requests.leave(self)
+        return super().disconnect()  # type: ignore[no-untyped-call]
+
+    def handle_incoming_message(self, incoming_msg: Any) -> None:
+        """Called by the handler with each message of the front end."""
+        if not self._requests.hold(self, incoming_msg):
+            super().handle_incoming_message(incoming_msg)
+
+    def _watch_request(self, channel: str, header: bytes, metadata: bytes) -> bytes | None:
+        requests = kernel_requests(self.kernel_manager)  # of this launch, if it is new
+        return requests.send(self.session.session, channel, header, metadata)
+
+    def handle_outgoing_message(self, stream: Any, outgoing_msg: list[Any]) -> None:
+        """Called with each message of the kernel."""
+        channel = stream if isinstance(stream, str) else getattr(stream, "channel", "")
+        if self._hear(channel, outgoing_msg):
+            super().handle_outgoing_message(stream, outgoing_msg)
+
+    def _hear(self, channel: str, message: list[Any]) -> bool:
+        """Whether the front end is to get it."""
+        try:
+            start = message.index(DELIM) + 2
+            header, parent, _, content = message[start : start + 4]
+        except ValueError:
+            return True  # The server says what is wrong with it.
+        if channel == "iopub" and b'"status"' not in header:
+            return True  # Nearly all are outputs: they are not even parsed.
+        return self._requests.hear(self.session.session, channel, header, parent, content)
+
+    def flush(self) -> None:
+        """Pass on to the front end what has come from the kernel."""
+        for stream in list(self.channels.values()):
+            if not stream.closed() and stream.receiving():
+                with suppress(WebSocketClosedError):
+                    stream.flush(zmq.POLLIN, limit=FLUSH_LIMIT)
+
+    def tell(
+        self, channel: str, msg_type: str, content: dict[str, Any], parent: dict[str, Any]
+    ) -> None:
+        """Send a message to the front end as if the kernel did.
+
+        With the kernel's session: JupyterLab drops what it has not yet handled as soon as
+        a message has another one (`KernelConnection._assertCurrentMessage`).
+        """
+        message = self.session.msg(msg_type, content, parent=parent or None)
+        if session := self._requests.session:
+            message["header"]["session"] = session
+        with suppress(WebSocketClosedError):
+            if self.subprotocol == V1:
+                packed = serialize_msg_to_ws_v1(  # type: ignore[no-untyped-call]
+                    message, channel, self.session.pack
+                )
+                self.write_message(packed, binary=True)
+            else:
+                message["channel"] = channel
+                self.write_message(json.dumps(message, default=json_default))
+
+    def ask(self, channel: str, header: dict[str, Any]) -> None:
+        """Send a request without content to the kernel as if the front end did."""
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": {}}
+        if (stream := self.channels.get(channel)) is not None and not stream.closed():
+            self.session.send(stream, message)
+
+
+class _WatchedSession(Session):
+    """Shows the headers of what is sent on a front end's channels.
+
+    Args:
+        watch: gets channel, header and metadata, and gives the header to send, or None
+            if the message is not to be sent.
+    """
+
+    def __init__(
+        self, watch: Callable[[str, bytes, bytes], bytes | None], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._watch = watch
+
+    def send_raw(self, stream: Any, msg_list: list[bytes], *args: Any, **kw: Any) -> None:
+        """Called for each message of a front end that speaks V1."""
+        if (channel := _channel_of(stream)) is not None:
+            header = self._watch(channel, msg_list[0], msg_list[2])
+            if header is None:
+                return
+            msg_list = [header, *msg_list[1:]]
+        super().send_raw(stream, msg_list, *args, **kw)
+
+    def send(self, stream: Any, msg_or_type: Any, *args: Any, **kw: Any) -> Any:
+        """Called for each message of another front end, and for our own."""
+        channel = _channel_of(stream)
+        if channel is not None and isinstance(msg_or_type, dict):
+            packed = self.pack(msg_or_type["header"])
+            metadata = self.pack(msg_or_type.get("metadata") or {})
+            header = self._watch(channel, packed, metadata)
+            if header is None:
+                return None
+            if header is not packed:
+                msg_or_type = {**msg_or_type, "header": msgspec.json.decode(header)}
+        return super().send(stream, msg_or_type, *args, **kw)
+
+
+def _channel_of(stream: Any) -> str | None:
+    """Of the streams that a front end's messages take; there are others for our own."""
+    return getattr(stream, "channel", None)

@@ -1,0 +1,196 @@
+"""Snapshot, restore and fork over real HTTP and websockets, with a real server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import User
+from tests.engine.harness import wait_until
+from tests.server.harness import Server, jupyter_server, notebook
+
+
+@pytest.fixture
+def server(user: User) -> Iterator[Server]:
+    with jupyter_server(user) as running:
+        yield running
+
+
+def write(server: Server, path: str, *sources: str) -> None:
+    model = {"type": "notebook", "format": "json", "content": notebook(*sources)}
+    status, answer, _ = server.fetch("PUT", f"api/contents/{path}", model)
+    assert status in (200, 201), answer
+
+
+def sources(server: Server, path: str) -> list[str]:
+    content = server.get(f"api/contents/{path}")["content"]
+    return [cell["source"] for cell in content["cells"]]
+
+
+def processes_of(server: Server) -> list[str]:
+    """Command lines of living processes that have to do with the server's user."""
+    home = str(server.user.home)
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if process.pid != server.process.pid and any(home in word for word in words):
+            found.append(" ".join(words))
+    return found
+
+
+def test_round_trip(server: Server) -> None:
+    """Variables are back, the websocket lives, and nobody says that the kernel died."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    front_end.run("x = [1]")
+    taken = server.do(f"kernels/{kernel_id}/checkpoint", name="one", note="first")
+    assert (taken["name"], taken["kernel_id"], taken["state"]) == (
+        "one",
+        kernel_id,
+        "durable",
+    )
+    front_end.run("x.append(2); y = 3")
+    restored = server.do(f"kernels/{kernel_id}/restore", snapshot="one")
+    assert front_end.run("print(x, 'y' in globals())") == "[1] False"
+    assert not {"dead", "restarting", "autorestarting"} & set(front_end.states())
+    assert server.kernels() == {kernel_id: "idle"}
+    server.do(f"kernels/{kernel_id}/restore", snapshot=restored["kept"])
+    assert front_end.run("print(x, y)") == "[1, 2] 3"
+
+
+def test_kernel_goes_on_being_looked_after(server: Server) -> None:
+    """After a restore: interrupt, restart, and nothing left after a shutdown."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    front_end.run("x = 1")
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    server.do(f"kernels/{kernel_id}/restore", snapshot="one", keep=False)
+    request = front_end.execute("while True: pass")
+    wait_until(lambda: server.kernels()[kernel_id] == "busy", "the cell runs")
+    assert server.fetch("POST", f"api/kernels/{kernel_id}/interrupt")[0] == 204
+    assert front_end.reply(request).content["ename"] == "KeyboardInterrupt"
+    assert server.fetch("POST", f"api/kernels/{kernel_id}/restart")[0] == 200
+    assert front_end.run("print('x' in globals())") == "False"
+    server.do(f"kernels/{kernel_id}/restore", snapshot="one")
+    assert front_end.run("print(x)") == "1"
+    assert server.fetch("DELETE", f"api/kernels/{kernel_id}")[0] == 204
+    wait_until(lambda: not processes_of(server), "end of all processes")
+
+
+def test_crash_after_restore_is_told(server: Server) -> None:
+    """A kernel that dies by itself is started afresh, as Jupyter does."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    front_end.run("x = 1")
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    server.do(f"kernels/{kernel_id}/restore", snapshot="one")
+    front_end.execute("import os; os.kill(os.getpid(), 9)")
+    wait_until(lambda: "restarting" in front_end.states(), "news of the end")
+    assert front_end.run("print('x' in globals())") == "False"
+
+
+def test_fork(server: Server) -> None:
+    """Its own variables, ports, key and notebook; gone without a trace in the end."""
+    write(server, "a.ipynb", "x = 1")
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    front_end.run("x = 1")
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    forked = server.do("snapshots/one/fork")
+    assert forked["path"] == "a-one.ipynb"
+    assert sources(server, "a-one.ipynb") == ["x = 1"]
+    assert server.open_notebook("a-one.ipynb") == forked["kernel_id"]
+    other = server.front_end(forked["kernel_id"])
+    assert other.run("x += 1; print(x)") == "2"
+    assert front_end.run("print(x)") == "1"
+    runtime = Path(server.user.environment["JUPYTER_RUNTIME_DIR"])
+    original = json.loads((runtime / f"kernel-{kernel_id}.json").read_text())
+    own = json.loads(Path(forked["connection_file"]).read_text())
+    assert forked["key_renewed"]
+    assert own["key"] != original["key"]
+    assert own["shell_port"] != original["shell_port"]
+    assert server.fetch("POST", f"api/kernels/{forked['kernel_id']}/restart")[0] == 200
+    assert other.run("print('x' in globals())") == "False"
+    assert server.fetch("DELETE", f"api/kernels/{forked['kernel_id']}")[0] == 204
+    assert not Path(forked["connection_file"]).exists()
+    assert front_end.run("print(x)") == "1"
+
+
+def test_fork_of_what_runs(server: Server) -> None:
+    write(server, "a.ipynb", "x = 1")
+    kernel_id = server.open_notebook("a.ipynb")
+    server.front_end(kernel_id).run("x = 1")
+    forked = server.do(f"kernels/{kernel_id}/fork")
+    assert server.front_end(forked["kernel_id"]).run("print(x)") == "1"
+    # The snapshot behind it was a means to an end.
+    assert server.get("jupyter-cr/snapshots")["total"] == 0
+
+
+def test_resume_after_shutdown(server: Server) -> None:
+    """Under its old id, at its old notebook."""
+    kernel_id = server.open_notebook("a.ipynb")
+    server.front_end(kernel_id).run("x = 1")
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    server.fetch("DELETE", f"api/kernels/{kernel_id}")
+    assert server.kernels() == {}
+    server.do(f"kernels/{kernel_id}/restore", snapshot="one")
+    assert server.open_notebook("a.ipynb") == kernel_id
+    assert server.front_end(kernel_id).run("print(x)") == "1"
+
+
+def test_notebook_is_brought_back(server: Server) -> None:
+    write(server, "a.ipynb", "x = 1", "x")
+    kernel_id = server.open_notebook("a.ipynb")
+    server.front_end(kernel_id).run("x = 1")
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    write(server, "a.ipynb", "something else")
+    restored = server.do(f"kernels/{kernel_id}/restore", snapshot="one", document=True)
+    assert sources(server, "a.ipynb") == ["x = 1", "x"]
+    kept = server.get(f"jupyter-cr/snapshots/{restored['kept']}/document")
+    assert [cell["source"] for cell in kept["cells"]] == ["something else"]
+
+
+def test_busy_kernel(server: Server) -> None:
+    """Snapshotted in the middle of a cell, it goes on in the middle of that cell, whose
+    reply and outputs reach who asked for them."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    request = front_end.execute(
+        "import time\nfor i in range(30): print(i, flush=True); time.sleep(0.1)", "busy"
+    )
+    front_end.wait_for(
+        lambda messages: any(
+            m["msg_type"] == "stream" and "5" in m["content"]["text"] for m in messages
+        ),
+        "the loop runs",
+        20,
+    )
+    server.do(f"kernels/{kernel_id}/checkpoint", name="busy")
+    time.sleep(0.5)
+    restored = server.do(f"kernels/{kernel_id}/restore", snapshot="busy", keep=False)
+    assert [r["msg_id"] for r in restored["running"]] == [request]
+    assert restored["running"][0]["cell_id"] == "busy"
+    assert server.kernels() == {kernel_id: "busy"}
+    reply = front_end.reply(request)
+    assert reply.status == "ok"
+    # Some were printed twice: before the restore, and again after it.
+    assert {int(line) for line in reply.text.split()} == set(range(30))
+    assert front_end.run("print(i)") == "29"
+
+
+def test_another_kernels_snapshot(server: Server) -> None:
+    first, second = server.open_notebook("a.ipynb"), server.open_notebook("b.ipynb")
+    server.front_end(first).run("x = 1")
+    front_end = server.front_end(second)
+    front_end.run("x = 2")
+    server.do(f"kernels/{first}/checkpoint", name="one")
+    problem = server.fail(f"kernels/{second}/restore", snapshot="one")
+    assert problem["status"] == 400
+    assert first in problem["detail"]
+    assert problem["hint"]
+    assert front_end.run("print(x)") == "2"
