@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "jupyter_cr"
 
 LAYERS = (
-    {""},  # the package itself: the version, no more
+    {""},  # the package itself: the version, and what is imported when asked for
     {"errors"},
     {"tracer"},
     {"engine"},
@@ -20,6 +22,8 @@ LAYERS = (
     {"kernels"},
     {"background"},
     {"operations"},
+    {"glue"},
+    {"api"},
     {"cli", "magics", "server"},
 )
 """From the bottom up; parts on one level do not know each other."""
@@ -75,6 +79,8 @@ def parts_imported(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
     part = part_of(path)
+    if part == "":
+        return  # see test_the_package_itself_imports_nothing
     assert part in LEVELS, f"{part} has no place in LAYERS"
     wrong = [
         f"{path}:{line}: {part} imports {other}"
@@ -82,6 +88,12 @@ def test_imports_point_down(path: Path) -> None:
         if other != part and LEVELS[other] >= LEVELS[part]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    code = "import sys, jupyter_cr; print([m for m in sys.modules if 'jupyter_cr.' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    assert done.stdout == b"[]\n"
 
 
 def test_lower_layers_know_no_jupyter() -> None:

@@ -9,9 +9,9 @@ standard output, each with a ``type``: any number of ``progress`` (``phase``,
 ``fraction``), then one ``result`` (``result``) or ``error`` (``error``, ``message``,
 ``hint``, ``exit_code``, ``http_status``). The exit status is the error's.
 
-With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored or forked a tree closes its standard output
-behind the result, lives as long as the tree, and ends as its root ends: what a server
-wants of a child.
+With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored
+or forked a tree closes its standard output behind the result, lives as long as the tree,
+and ends as its root ends: what a server wants of a child.
 
 SIGTERM calls it off: nothing is left behind, and the tree that runs goes on. Where it
 is too late for that, it has no effect.
@@ -26,11 +26,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from jupyter_cr import operations
+from jupyter_cr.engine.lines import (
+    ErrorLine,
+    Line,
+    ProgressLine,
+    ResultLine,
+    encode_line,
+)
 from jupyter_cr.engine.waiter import become_waiter
 from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
 from jupyter_cr.image import NotebookFacts
@@ -132,23 +138,6 @@ class _Check(_Request, frozen=True, tag="check"):
 _AnyRequest = _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Verify | _Check
 
 
-class _Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
-    phase: str
-    fraction: float
-
-
-class _Result(msgspec.Struct, frozen=True, tag_field="type", tag="result"):
-    result: Any
-
-
-class _Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    error: str
-    message: str
-    hint: str
-    exit_code: int
-    http_status: int
-
-
 def _take_stdout() -> int:
     """A private descriptor on standard output; whatever else is printed in this process,
     or by one that it starts, goes to standard error."""
@@ -157,10 +146,10 @@ def _take_stdout() -> int:
     return answers
 
 
-def _send(answers: int, message: msgspec.Struct) -> None:
+def _send(answers: int, message: Line) -> None:
     """Whether anybody still listens does not matter: what was begun is brought to its
     end, a kernel must not be lost because a server died."""
-    line = msgspec.json.encode(message) + b"\n"
+    line = encode_line(message)
     with suppress(BrokenPipeError):
         while line:
             line = line[os.write(answers, line) :]
@@ -178,7 +167,7 @@ def _progress_to(answers: int) -> operations.Progress:
         now = time.monotonic()
         if phase != last[0] or fraction >= 1 or now - last[1] >= _PROGRESS_INTERVAL_S:
             last = (phase, now)
-            _send(answers, _Progress(phase, fraction))
+            _send(answers, ProgressLine(phase, fraction))
 
     return progress
 
@@ -197,15 +186,15 @@ def _read_request() -> _AnyRequest:
 
 
 def _answer(
-    send: Callable[[msgspec.Struct], None], progress: operations.Progress
+    send: Callable[[Line], None], progress: operations.Progress
 ) -> operations.Brought | int:
     """What has been brought back and is to be stayed with, or the exit status."""
     try:
         result = _read_request().run(progress)
         if isinstance(result, operations.Brought):
-            send(_Result(result.result))
+            send(ResultLine.of(result.result))
             return result
-        send(_Result(result))
+        send(ResultLine.of(result))
         return 0
     except CheckpointRestoreError as error:
         failure = error
@@ -218,15 +207,7 @@ def _answer(
         failure = EngineError(
             f"{type(error).__name__}: {error}", "This is a bug; the traceback is on stderr."
         )
-    send(
-        _Error(
-            type(failure).__name__,
-            failure.message,
-            failure.hint,
-            failure.exit_code,
-            failure.http_status,
-        )
-    )
+    send(ErrorLine.of(failure))
     return failure.exit_code
 
 

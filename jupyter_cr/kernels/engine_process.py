@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from jupyter_cr import errors
-from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError
+from jupyter_cr.engine.lines import ErrorLine, ProgressLine, ResultLine, decode_line
+from jupyter_cr.errors import Cancelled, EngineError
 from jupyter_cr.store import store_root
 
 __all__ = ["EngineProcess", "Progress"]
@@ -28,24 +28,6 @@ Progress = Callable[[str, float], None]
 T = TypeVar("T")
 
 _LINE_LIMIT = 256 << 20
-
-
-class _Progress(msgspec.Struct, tag_field="type", tag="progress"):
-    phase: str
-    fraction: float
-
-
-class _Result(msgspec.Struct, tag_field="type", tag="result"):
-    result: msgspec.Raw
-
-
-class _Error(msgspec.Struct, tag_field="type", tag="error"):
-    error: str
-    message: str
-    hint: str
-
-
-_LINE = msgspec.json.Decoder(_Progress | _Result | _Error)
 
 
 class EngineProcess(Generic[T]):
@@ -121,12 +103,12 @@ class EngineProcess(Generic[T]):
         self, reader: asyncio.StreamReader, progress: Progress | None
     ) -> T:
         while line := await reader.readline():
-            message = _LINE.decode(line)
-            if isinstance(message, _Result):
+            message = decode_line(line)
+            if isinstance(message, ResultLine):
                 return msgspec.json.decode(message.result, type=self._result_type)
-            if isinstance(message, _Error):
-                raise _error_of(message)
-            if progress is not None:
+            if isinstance(message, ErrorLine):
+                raise message.as_error()
+            if isinstance(message, ProgressLine) and progress is not None:
                 progress(message.phase, message.fraction)
         if self._is_called_off:
             # SIGTERM came before it could be heard: nothing had been begun.
@@ -144,11 +126,3 @@ def _write(fd: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(fd, left) :]
-
-
-def _error_of(message: _Error) -> CheckpointRestoreError:
-    """The same error that was raised in the other process."""
-    cls = getattr(errors, message.error, EngineError)
-    error = cls(message.message, message.hint)
-    assert isinstance(error, CheckpointRestoreError)
-    return error

@@ -175,7 +175,13 @@ class SnapshotProvisioner(LocalProvisioner):
         connection = read_connection(Path(running.connection_file))
         if revival.mode == "fork":
             key = secrets.token_hex(32)
-            if await renew_key(running.pid, connection, key, snapshot=revival.snapshot):
+            if await renew_key(
+                running.pid,
+                connection,
+                key,
+                snapshot=revival.snapshot,
+                connection_file=running.connection_file,
+            ):
                 connection["key"] = key
                 revival.key_renewed = True
         revival.running = running

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import socket
 import stat
@@ -417,6 +418,11 @@ def _finish(record: Record, made: dict[int, socket.socket], rebuilding: Rebuildi
     rebuild_options(rebuilt, record.options, rebuilding.warnings)
 
 
+_OURS = re.compile(rb"(\0|.*/)jupyter-cr/.*", re.DOTALL)
+"""Names of those whom a program asks for a snapshot of itself
+(`jupyter_cr.glue.channel`): it knows what the end of that connection means."""
+
+
 def _close_peer(
     record: Record, rebuilt: socket.socket, peer: socket.socket, rebuilding: Rebuilding
 ) -> None:
@@ -424,7 +430,7 @@ def _close_peer(
         # Closing an end with unread data gives the other one ECONNRESET.
         rebuilt.send(b"\0")
     peer.close()
-    if record.role == "outer":
+    if record.role == "outer" and not _OURS.fullmatch(record.peer_name or b""):
         rebuilding.warnings.append(
             f"The other end of a {record.title} is outside the snapshot; the program "
             "sees it as closed."

@@ -1,0 +1,219 @@
+"""Magics for IPython, in kernels and in terminals: ``%load_ext jupyter_cr``.
+
+``%checkpoint``, ``%%checkpoint``, ``%snapshots``, ``%restore``, ``%fork``, ``%undo``.
+"""
+
+# IPython's decorators have no types.
+# mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from IPython.core.completer import (
+    CompletionContext,
+    SimpleCompletion,
+    SimpleMatcherResult,
+    context_matcher,
+)
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from traitlets import Enum, observe
+
+from jupyter_cr import api
+from jupyter_cr.errors import CheckpointRestoreError, UsageError
+from jupyter_cr.glue.ipython import ShellGlue
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+
+__all__ = ["CheckpointMagics", "load_ipython_extension", "unload_ipython_extension"]
+
+_NAMED = ("restore", "fork")
+"""Magics whose argument is a snapshot's name."""
+
+
+@contextmanager
+def _shown_plainly() -> Iterator[None]:
+    """Our errors as a person wants them: what happened and the next step, without the
+    way through our code (IPython's InteractiveShell.showtraceback)."""
+    try:
+        yield
+    except CheckpointRestoreError as error:
+        _show_as(error, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _show_as(error: BaseException, text: str) -> None:
+    vars(error)["_render_traceback_"] = lambda: [text]
+
+
+@magics_class
+class CheckpointMagics(Magics):
+    """Snapshots of the process that IPython runs in."""
+
+    reseed = Enum(
+        ("never", "fork", "restore"),
+        default_value="never",
+        help="""After which event `random` and NumPy's global generator get new seeds:
+        `never`, so that a restore and a fork repeat the same numbers; `fork`, so that
+        forks differ; `restore`, so that each restore differs, too.""",
+    ).tag(config=True)
+
+    def __init__(self, shell: InteractiveShell, **traits: Any) -> None:
+        super().__init__(shell=shell, **traits)
+        self._take_policy()
+
+    @observe("reseed")
+    def _take_policy(self, change: object = None) -> None:
+        api.reseed_after(cast(api.Reseed, self.reseed))
+
+    @magic_arguments()
+    @argument("name", nargs="?", help="of the snapshot; one is made up if there is none")
+    @argument("-m", "--note", nargs="+", default=[], help="any words")
+    @argument(
+        "-w", "--warm", action="store_true", help="keep a copy in memory, for quick forks"
+    )
+    @argument(
+        "-r",
+        "--rollback",
+        action="store_true",
+        help="%%%%checkpoint only: restore the snapshot if the cell raises",
+    )
+    @line_cell_magic
+    def checkpoint(self, line: str, cell: str | None = None) -> api.Checkpoint | None:
+        """Take a snapshot of this kernel, and with %%checkpoint then run the cell.
+
+        The result says whether this is the original, or a copy that was restored or
+        forked: the cell is run in the original only.
+        """
+        arguments = parse_argstring(self.checkpoint, line)
+        if arguments.rollback and cell is None:
+            with _shown_plainly():
+                raise UsageError(
+                    "--rollback is for a cell that may fail.",
+                    "Begin the cell with %%checkpoint --rollback.",
+                )
+        with _shown_plainly():
+            taken = api.checkpoint(
+                arguments.name, _unquoted(arguments.note), warm=arguments.warm
+            )
+        if cell is None or not taken.is_original:
+            return taken
+        for warning in taken.warnings:
+            print(warning, file=sys.stderr)  # noqa: T201 - that is how a magic speaks
+        self._run(cell, taken.name, rollback=arguments.rollback)
+        return None
+
+    def _run(self, cell: str, snapshot: str, *, rollback: bool) -> None:
+        assert self.shell is not None
+        result: ExecutionResult = self.shell.run_cell(cell, store_history=False)
+        error = result.error_before_exec or result.error_in_exec
+        if error is None:
+            return
+        if rollback and not isinstance(error, KeyboardInterrupt):
+            _print(f"The cell failed. Going back to snapshot {snapshot!r} ...")
+            with _shown_plainly():
+                # What had raised may have changed anything: not worth keeping.
+                api.restore(snapshot, keep=False)
+            return
+        # The traceback has been shown. Raised again so that what comes after this cell,
+        # as in "Run All", does not run.
+        _show_as(error, f"%restore {snapshot} brings back what was before this cell.")
+        raise error
+
+    @line_magic
+    def snapshots(self, line: str) -> api.Snapshots:
+        """List all snapshots, newest first."""
+        with _shown_plainly():
+            _expect_nothing("snapshots", line)
+            return api.snapshots()
+
+    @magic_arguments()
+    @argument("name", help="of the snapshot")
+    @argument("--discard", action="store_true", help="do not keep what runs now")
+    @line_magic
+    def restore(self, line: str) -> api.Checkpoint:
+        """Put a snapshot in place of what runs now, which is kept as another snapshot."""
+        arguments = parse_argstring(self.restore, line)
+        with _shown_plainly():
+            return api.restore(arguments.name, keep=not arguments.discard)
+
+    @magic_arguments()
+    @argument("name", help="of the snapshot")
+    @line_magic
+    def fork(self, line: str) -> api.Fork:
+        """Bring a snapshot back beside this kernel, as a kernel of its own."""
+        arguments = parse_argstring(self.fork, line)
+        with _shown_plainly():
+            if getattr(self.shell, "kernel", None) is None:
+                raise UsageError(
+                    "A fork of IPython in a terminal would read from this terminal, too.",
+                    "%restore puts the snapshot in its place. Kernels can be forked.",
+                )
+            return api.fork(arguments.name)
+
+    @magic_arguments()
+    @argument("steps", nargs="?", type=int, default=1, help="1 for the latest snapshot")
+    @line_magic
+    def undo(self, line: str) -> api.Checkpoint:
+        """Restore the latest snapshot of this kernel, or one before it."""
+        arguments = parse_argstring(self.undo, line)
+        with _shown_plainly():
+            return api.undo(arguments.steps)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - that is how a magic speaks
+
+
+def _expect_nothing(magic: str, line: str) -> None:
+    if line.strip():
+        raise UsageError(f"%{magic} takes no arguments, not {line.strip()!r}.")
+
+
+def _unquoted(words: list[str]) -> str:
+    """`magic_arguments` leaves quotation marks where they are."""
+    text = " ".join(words)
+    for mark in "\"'":
+        if len(text) > 1 and text[0] == text[-1] == mark:
+            return text[1:-1]
+    return text
+
+
+@context_matcher(identifier="jupyter_cr.snapshot_names")
+def _match_names(context: CompletionContext) -> SimpleMatcherResult:
+    """Names of snapshots behind %restore and %fork."""
+    words = context.text_until_cursor.lstrip().split(" ")
+    names: list[str] = []
+    if words[0].lstrip("%") in _NAMED and len(words) > 1:
+        # Completion is no place to complain.
+        with suppress(CheckpointRestoreError):
+            names = [s.name for s in api.snapshots() if s.name.startswith(context.token)]
+    completions = [SimpleCompletion(text=name, type="snapshot") for name in names]
+    return cast(
+        SimpleMatcherResult, {"completions": completions, "suppress": bool(completions)}
+    )
+
+
+_loaded: dict[int, ShellGlue] = {}
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Called by IPython for ``%load_ext jupyter_cr`` and ``--ext=jupyter_cr``."""
+    glue = ShellGlue(shell)
+    shell.register_magics(CheckpointMagics(shell))
+    shell.Completer.custom_matchers.append(_match_names)
+    _loaded[id(shell)] = glue
+    for problem in glue.install():
+        shell.log.warning(problem)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Called by IPython for ``%unload_ext jupyter_cr``."""
+    if (glue := _loaded.pop(id(shell), None)) is not None:
+        glue.uninstall()
+        shell.Completer.custom_matchers.remove(_match_names)
