@@ -26,6 +26,7 @@ from jupyter_cr.kernels.connection import (
     fork_connection,
     new_connection_file,
     parse_connection,
+    read_connection,
     write_connection,
 )
 from jupyter_cr.kernels.target import Target, resolve_target
@@ -103,6 +104,8 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     """Sentences: ties that could not be made again as they were."""
     supervisor: int
     """Pid of the process that ends when the tree's root ends, with the same status."""
+    key_renewed: bool = False
+    """Whether a fork has a session key that is not its original's."""
 
 
 class SnapshotDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,8 +263,25 @@ def restore(
         RestoreError: this machine cannot take it now.
     """
     if lazy:
-        return leave_pager(lambda: bring_restored(name, lazy=True, store=store).parts)
-    return bring_restored(name, store=store, progress=progress).result
+        result = leave_pager(lambda: bring_restored(name, lazy=True, store=store).parts)
+    else:
+        result = bring_restored(name, store=store, progress=progress).result
+    if result.connection_file is None:
+        return result
+    warnings = _tell_restored(result, Path(result.connection_file))
+    return msgspec.structs.replace(result, warnings=(*result.warnings, *warnings))
+
+
+def _tell_restored(result: RestoreResult, path: Path) -> tuple[str, ...]:
+    """Let a kernel's hooks run; what went wrong."""
+    import asyncio
+
+    from jupyter_cr.kernels.glue_client import tell_kernel
+
+    connection = parse_connection(path.read_bytes()) if path.exists() else None
+    if connection is None:
+        return ()
+    return asyncio.run(tell_kernel(result.pid, connection, "restored", result.name))
 
 
 class Brought(NamedTuple):
@@ -329,6 +349,7 @@ def fork(
     *,
     connection_file: Path | None = None,
     lazy: bool = False,
+    keep_key: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -338,6 +359,7 @@ def fork(
         name: of the snapshot.
         connection_file: to be written; default: a new kernel's in Jupyter's directory.
         lazy: let the tree run before its pages are all there.
+        keep_key: leave it the session key of its original.
 
     Raises:
         UsageError: `connection_file` exists, or the snapshot is not of a kernel.
@@ -345,10 +367,33 @@ def fork(
         RestoreError: this machine cannot take it now.
     """
     if lazy:
-        return leave_pager(
+        result = leave_pager(
             lambda: bring_fork(name, connection_file, lazy=True, store=store).parts
         )
-    return bring_fork(name, connection_file, store=store, progress=progress).result
+    else:
+        result = bring_fork(name, connection_file, store=store, progress=progress).result
+    if keep_key or result.connection_file is None:
+        return result
+    return _renew_key(result, Path(result.connection_file))
+
+
+def _renew_key(result: RestoreResult, path: Path) -> RestoreResult:
+    """Give a fork a session key of its own, where it takes one."""
+    import asyncio
+    import secrets
+
+    from jupyter_cr.kernels.glue_client import renew_key
+
+    connection = read_connection(path)
+    key = secrets.token_hex(32)
+    renewed = asyncio.run(
+        renew_key(
+            result.pid, connection, key, snapshot=result.name, connection_file=str(path)
+        )
+    )
+    if renewed:
+        write_connection(path, encode_connection(connection | {"key": key}), replace=True)
+    return msgspec.structs.replace(result, key_renewed=renewed)
 
 
 def bring_fork(

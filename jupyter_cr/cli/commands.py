@@ -88,10 +88,12 @@ def check(as_json: bool) -> int:
 def checkpoint(target: str, name: str | None, note: str, warm: bool, as_json: bool) -> None:
     """Take a snapshot of TARGET, which goes on."""
     from jupyter_cr.cli.progress import progress_bar
-    from jupyter_cr.operations import checkpoint
+    from jupyter_cr.cli.routing import checkpoint_target
 
     with progress_bar() as progress:
-        result = checkpoint(target, name=name, note=note, warm=warm, progress=progress)
+        result = checkpoint_target(
+            target, name=name, note=note, warm=warm, progress=progress
+        )
     if as_json:
         _print_json(result)
     else:
@@ -171,11 +173,11 @@ def verify(name: str, as_json: bool) -> None:
 def restore(name: str, lazy: bool, wait: bool, as_json: bool) -> int:
     """Bring a snapshot back in place of what runs now: same pids, same ports."""
     from jupyter_cr.cli.progress import progress_bar
-    from jupyter_cr.operations import restore
+    from jupyter_cr.cli.routing import restore_snapshot
 
     _refuse_waiting_lazily(wait, lazy)
     with progress_bar() as progress:
-        result = restore(name, lazy=lazy, progress=progress)
+        result = restore_snapshot(name, lazy=lazy, wait=wait, progress=progress)
     if as_json:
         _print_json(result)
     else:
@@ -193,11 +195,22 @@ def restore(name: str, lazy: bool, wait: bool, as_json: bool) -> int:
     help="To be written; a new kernel's in Jupyter's directory if not given.",
 )
 @click.option("--lazy", is_flag=True, help="Let it run before all of its memory is there.")
+@click.option(
+    "--keep-key",
+    is_flag=True,
+    help="Leave it the original's session key: who may talk to the one may talk to the "
+    "other. Saves a moment.",
+)
 @_wait_option
 @_json_option
 @_debug_option
 def fork(
-    name: str, connection_file: Path | None, lazy: bool, wait: bool, as_json: bool
+    name: str,
+    connection_file: Path | None,
+    lazy: bool,
+    keep_key: bool,
+    wait: bool,
+    as_json: bool,
 ) -> int:
     """Bring a snapshot back beside the original, on ports of its own."""
     from jupyter_cr.cli.progress import progress_bar
@@ -205,7 +218,13 @@ def fork(
 
     _refuse_waiting_lazily(wait, lazy)
     with progress_bar() as progress:
-        result = fork(name, connection_file=connection_file, lazy=lazy, progress=progress)
+        result = fork(
+            name,
+            connection_file=connection_file,
+            lazy=lazy,
+            keep_key=keep_key,
+            progress=progress,
+        )
     if as_json:
         _print_json(result)
     else:

@@ -12,6 +12,8 @@ from jupyter_cr.engine.identity import find_tree
 from jupyter_cr.engine.preflight import require_ports
 from jupyter_cr.engine.replace import RunningTree
 from jupyter_cr.engine.snapshot import Snapshot
+from jupyter_cr.errors import NoSuchProcess
+from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.sock_diag import State, tcp_sockets
 
 __all__ = ["Predecessor"]
@@ -39,8 +41,10 @@ class Predecessor:
         if self.looked:
             return
         self.looked = True
-        root = self.root or find_tree(self.snapshot.identity, apart_from=self.supervisor)
+        root = self.root
         if root is None:
+            root = find_tree(self.snapshot.identity, apart_from=self.supervisor)
+        if root is None or _has_ended(root):
             self.connected = connected_then(self.snapshot.files)
             return
         self.running = RunningTree(root)
@@ -67,3 +71,10 @@ class Predecessor:
         if self.running is not None:
             self.running.end()
         return self.connected
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return read_stat(pid).state == "Z"
+    except NoSuchProcess:
+        return True

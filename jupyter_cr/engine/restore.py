@@ -26,6 +26,7 @@ from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
 from jupyter_cr.engine.streams import SnapshotReader
 from jupyter_cr.tracer.handover import Handover
+from jupyter_cr.tracer.ptrace import dead_threads_reaped
 
 __all__ = ["RestoreOutcome", "restore_tree"]
 
@@ -94,6 +95,7 @@ def restore_tree(
         rebuilding = Rebuilding(mode, snapshot.files, ports=dict(ports or {}), stack=stack)
         warn = rebuilding.warnings.append
         handover = stack.enter_context(Handover())
+        stack.enter_context(dead_threads_reaped())
         terminals = ControllingTerminals(rebuilding, handover)
         site = break_ground(snapshot, mode, directory, handover, warn, terminals)
         try:

@@ -7,12 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jupyter_core.utils import ensure_async
-
 from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess
 from jupyter_cr.kernels.provisioner import Adoption
 from jupyter_cr.kernels.records import KernelRecord, iter_orphans
 from jupyter_cr.server.documents import Documents
+from jupyter_cr.server.starting import start_kernel
 
 __all__ = ["adopt_kernels"]
 
@@ -50,14 +49,13 @@ async def adopt_kernels(
 async def _adopt(
     kernels: Any, documents: Documents, record: KernelRecord, path: str
 ) -> None:
-    await ensure_async(
-        kernels.start_kernel(
-            kernel_id=record.kernel_id,
-            kernel_name=record.kernel_name,
-            cwd=record.cwd or None,
-            env=documents.environment(path),
-            adoption=Adoption(Path(record.connection_file)),
-        )
+    await start_kernel(
+        kernels,
+        record.kernel_id,
+        kernel_name=record.kernel_name,
+        cwd=record.cwd or None,
+        env=documents.environment(path),
+        adoption=Adoption(Path(record.connection_file)),
     )
     if path:
         kind = "notebook" if path.endswith(".ipynb") else "console"

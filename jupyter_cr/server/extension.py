@@ -11,6 +11,7 @@ from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool
 from traitlets.config import Config
 
+from jupyter_cr.errors import StorageError
 from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST
 from jupyter_cr.kernels.provisioner import SnapshotProvisioner
 from jupyter_cr.server.adoption import adopt_kernels
@@ -49,6 +50,9 @@ class SnapshotExtension(ExtensionApp):
         crashed, under their old ids.""",
     )
 
+    _tasks: Tasks | None = None
+    _socket: KernelSocket | None = None
+
     def _link_jupyter_server_extension(self, serverapp: Any) -> None:
         """Called before the server makes its managers: their defaults can be chosen."""
         super()._link_jupyter_server_extension(serverapp)
@@ -67,10 +71,6 @@ class SnapshotExtension(ExtensionApp):
         self._kernels.untracked_message_types = [
             *self._kernels.untracked_message_types,
             *UNTRACKED,
-        ]
-        # What we say to a kernel is no activity of its user's.
-        self._kernels.untracked_message_types = [
-            *self._kernels.untracked_message_types,
             REQUEST,
             REPLY,
         ]
@@ -94,16 +94,22 @@ class SnapshotExtension(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Called when the event loop runs."""
-        await self._socket.start()
+        assert self._socket is not None
+        try:
+            await self._socket.start()
+        except StorageError as error:
+            self.log.warning("Kernels cannot ask for their own snapshots: %s", error)
         if self.adopt_kernels:
             await adopt_kernels(
                 self._kernels, self._documents, serverapp.root_dir, self.log
             )
 
     async def stop_extension(self) -> None:
-        """Called when the server stops."""
-        await self._tasks.stop()
-        await self._socket.stop()
+        """Called when the server stops, however far it had come."""
+        if self._tasks is not None:
+            await self._tasks.stop()
+        if self._socket is not None:
+            await self._socket.stop()
 
     def _find_kernel(self, pid: int) -> str | None:
         for kernel_id in self._kernels.list_kernel_ids():

@@ -54,7 +54,8 @@ async def replace_foreign(
     progress: Progress | None,
     before: Callable[[], None],
 ) -> Running:
-    """Bring a snapshot back in place of a kernel's processes.
+    """Bring a snapshot back in place of a kernel's processes. Nobody may look after it
+    meanwhile (`KernelManager.stop_restarter`), who would take that for a crash.
 
     Args:
         manager: the kernel's manager; its provisioner is a `LocalProvisioner`.
@@ -71,24 +72,14 @@ async def replace_foreign(
         if progress is not None:
             progress(phase, fraction)
 
-    # It would take the exchange for a crash, and start the kernel afresh.
-    manager.stop_restarter()
-    try:
-        engine = EngineProcess(
-            {
-                "op": "restore",
-                "name": snapshot,
-                "replacing": provisioner.pid,
-                "stay": True,
-            },
-            Running,
-        )
-        running = await engine.result(report)
-        former: Any = provisioner.process
-        provisioner.process = engine.process
-        provisioner.pid = running.pid
-        provisioner.pgid = os.getpgid(running.pid)
-        await asyncio.to_thread(former.wait)
-    finally:
-        manager.start_restarter()
+    engine = EngineProcess(
+        {"op": "restore", "name": snapshot, "replacing": provisioner.pid, "stay": True},
+        Running,
+    )
+    running = await engine.result(report)
+    former: Any = provisioner.process
+    provisioner.process = engine.process
+    provisioner.pid = running.pid
+    provisioner.pgid = os.getpgid(running.pid)
+    await asyncio.to_thread(former.wait)
     return running

@@ -6,7 +6,8 @@ A kernel sends one line of JSON: ``op``, with the arguments of that operation
 (`jupyter_cr.server.requests`), or ``list`` (those of `jupyter_cr.server.service.Query`),
 or ``whoami``. Lines come back as `jupyter_cr.engine.__main__` writes them: ``progress``,
 then one ``result`` or ``error``. Whose kernel it is the server knows from the sender's
-pid (SO_PEERCRED, unix(7)), which is the kernel itself or below it.
+pid (SO_PEERCRED, unix(7)), which is the kernel itself or below it; a command of the same
+user says it (``kernel_id``).
 
 A kernel that hangs up calls its operation off. One that ends does not: a restore ends
 it, and a snapshot of what has crashed is worth having.
@@ -32,9 +33,17 @@ import msgspec
 import psutil
 
 from jupyter_cr.engine.identity import SEED_NAME
+from jupyter_cr.engine.lines import (
+    ErrorLine,
+    Line,
+    ProgressLine,
+    ResultLine,
+    encode_line,
+)
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
+    PermissionDenied,
     StorageError,
     UsageError,
 )
@@ -78,24 +87,7 @@ class _ListArguments(Query, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class _Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
-    phase: str
-    fraction: float
-
-
-class _Result(msgspec.Struct, frozen=True, tag_field="type", tag="result"):
-    result: Any
-
-
-class _Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    error: str
-    message: str
-    hint: str
-    exit_code: int
-    http_status: int
-
-
-_Answer = _Result | _Error
+_Answer = ResultLine | ErrorLine
 
 
 def socket_directory() -> Path:
@@ -180,7 +172,7 @@ class KernelSocket:
             line = await caller.read_line()
             if not line:
                 return
-            answer = await self._answer(await self._find_peer(caller), line, caller)
+            answer = await self._answer(line, caller)
         except CheckpointRestoreError as error:
             answer = _error_line(problem_of(error))
         except Exception as error:  # noqa: BLE001 - the kernel must get its last line
@@ -188,6 +180,16 @@ class KernelSocket:
             answer = _error_line(problem_of(error))
         caller.send(answer)
         await caller.flush()
+
+    def _command(self, caller: _Caller, kernel_id: str) -> _Peer:
+        """Somebody of the same user who names the kernel."""
+        lineage = _lineage(caller.pid)
+        if caller.uid != os.geteuid() or not lineage:
+            raise PermissionDenied(
+                f"Process {caller.pid} is not this server's user's.",
+                f"Run the command as user {os.geteuid()}.",
+            )
+        return _Peer(kernel_id, lineage[0], ())
 
     async def _find_peer(self, caller: _Caller) -> _Peer:
         deadline = time.monotonic() + _REBUILT_S
@@ -206,14 +208,18 @@ class KernelSocket:
             "Another server may have started it.",
         )
 
-    async def _answer(self, peer: _Peer, line: bytes, caller: _Caller) -> _Answer:
+    async def _answer(self, line: bytes, caller: _Caller) -> _Answer:
         op, fields = _parse(line)
+        if op in OPERATIONS and (kernel_id := fields.pop("kernel_id", None)) is not None:
+            peer = self._command(caller, str(kernel_id))
+        else:
+            peer = await self._find_peer(caller)
         if op == "whoami":
             convert_fields(fields, _NoArguments)
-            return _Result(await asyncio.to_thread(peer.who_am_i))
+            return ResultLine.of(await asyncio.to_thread(peer.who_am_i))
         if op == "list":
             query = convert_fields(fields, _ListArguments)
-            return _Result(await self._service.snapshots(query))
+            return ResultLine.of(await self._service.snapshots(query))
         if op not in OPERATIONS:
             known = ", ".join((*OPERATIONS, "list", "whoami"))
             raise UsageError(f"There is no operation {op!r}.", f"There are: {known}.")
@@ -237,7 +243,7 @@ class KernelSocket:
             task = await self._tasks.wait(task.id)
         finally:
             watch.cancel()
-        return _Result(task.result) if task.error is None else _error_line(task.error)
+        return ResultLine.of(task.result) if task.error is None else _error_line(task.error)
 
     async def _call_off(self, task: Task, peer: _Peer, caller: _Caller) -> None:
         """Once the kernel has hung up, and lives on."""
@@ -256,8 +262,8 @@ def _parse(line: bytes) -> tuple[str, dict[str, Any]]:
     return str(fields.pop("op", "")), fields
 
 
-def _error_line(problem: Problem) -> _Error:
-    return _Error(
+def _error_line(problem: Problem) -> ErrorLine:
+    return ErrorLine(
         problem.error, problem.detail, problem.hint, problem.exit_code, problem.status
     )
 
@@ -285,15 +291,15 @@ class _Caller:
                 f"The request is longer than {_LINE_LIMIT >> 20} MiB.", "Shorten the note."
             ) from error
 
-    def send(self, line: msgspec.Struct) -> None:
+    def send(self, line: Line) -> None:
         """Does nothing if nobody listens any more."""
         if not self._writer.is_closing():
-            self._writer.write(msgspec.json.encode(line) + b"\n")
+            self._writer.write(encode_line(line))
 
     def tell_progress(self, phase: str, fraction: float) -> None:
         """Leaves it out if the kernel does not keep up: it may be frozen."""
         if self._writer.transport.get_write_buffer_size() < _UNREAD_LIMIT:
-            self.send(_Progress(phase, fraction))
+            self.send(ProgressLine(phase, fraction))
 
     async def flush(self) -> None:
         await self._writer.drain()

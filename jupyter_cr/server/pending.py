@@ -103,6 +103,7 @@ class Pending:
         replied, idle: what the front end has been told.
         prompt: what the kernel has asked the front end for, and not been told.
         ended: it will not be answered by the kernel, and the front end is not there.
+        goes_on: it was sent before the snapshot that the kernel was brought back to.
     """
 
     msg_id: str
@@ -117,6 +118,7 @@ class Pending:
     idle: bool = False
     prompt: InputPrompt | None = None
     ended: bool = False
+    goes_on: bool = False
 
     @property
     def has_reply(self) -> bool:
@@ -165,6 +167,8 @@ class KernelRequests:
         connections: session -> websocket.
         session: of the kernel, as its last status said.
         launch: which launch of the kernel all this is about.
+        cells_run: how many cells have been run that were asked for since the kernel is
+            what it is.
     """
 
     requests: dict[str, Pending] = field(default_factory=dict)
@@ -172,6 +176,7 @@ class KernelRequests:
     connections: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary)
     session: str = ""
     launch: object = None
+    cells_run: int = 0
     subshells: Subshells = field(default_factory=Subshells)
     _marked: bool = False
     _replied: set[str] = field(default_factory=set)
@@ -277,6 +282,8 @@ class KernelRequests:
         self._note(self._replied, msg_id)
         request = self.requests.get(msg_id)
         if request is not None:
+            if request.msg_type == "execute_request" and not request.goes_on:
+                self.cells_run += 1
             request.replied = True
             request.prompt = None
             self._forget_done(request)
@@ -343,6 +350,7 @@ class KernelRequests:
         for connection in connections:
             # What the former processes have said comes first.
             connection.flush()
+        self.cells_run = 0
         kept = {request.msg_id for request in going_on}
         for request in self.requests.values():
             request.ended = request.msg_id not in kept
@@ -385,6 +393,7 @@ class KernelRequests:
             # It has been answered since; the kernel, as it is now, still waits.
             request.prompt = going_on.prompt
             self._ask_front_end(request, going_on.prompt)
+        request.goes_on = True
         request.begun = going_on.begun
         request.replied = request.msg_id in self._replied
         request.idle = request.msg_id in self._idle
@@ -460,6 +469,11 @@ class FrontEndRequests:
         if getattr(self._kernels.get_kernel(kernel_id), "execution_state", "") == "idle":
             requests.forget_absent()
         return requests.pending()
+
+    def cells_run(self, kernel_id: str) -> int:
+        """How many cells have been run since the last `settle`, not counting those that
+        the kernel went on with."""
+        return self._of(kernel_id).cells_run
 
     def mark(self, kernel_id: str) -> None:
         """The kernel's processes are about to be ended, and others to take their place.

@@ -72,6 +72,7 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     snapshot: str
     keep: bool = True
     document: bool = False
+    lazy: bool = False
 
     @property
     def subject(self) -> str | None:
@@ -85,6 +86,7 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
             self.snapshot,
             keep=self.keep,
             document=self.document,
+            lazy=self.lazy,
             progress=progress,
         )
 

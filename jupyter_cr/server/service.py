@@ -8,11 +8,10 @@ import os
 import uuid
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
-from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
 from jupyter_cr.errors import (
@@ -29,6 +28,7 @@ from jupyter_cr.kernels.provisioner import Revival, Running, SnapshotProvisioner
 from jupyter_cr.kernels.records import find_guardian
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
+from jupyter_cr.server.starting import start_kernel
 from jupyter_cr.store import Snapshot, State, Store
 
 __all__ = [
@@ -59,6 +59,9 @@ class Requests(Protocol):
     def pending(self, kernel_id: str) -> tuple[RunningRequest, ...]:
         """Those that have not been answered."""
 
+    def cells_run(self, kernel_id: str) -> int:
+        """How many cells have been run since the last `settle`."""
+
     def mark(self, kernel_id: str) -> None:
         """The kernel's processes are about to be exchanged."""
 
@@ -84,6 +87,9 @@ class RestoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     kernel_id: str
     snapshot: str
+    pid: int
+    """Of its process, as seen by the server."""
+    connection_file: str
     kept: str | None = None
     """The snapshot of what ran before; None if nothing ran, or it was not to be kept."""
     path: str = ""
@@ -100,6 +106,8 @@ class ForkAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     snapshot: str
     kernel_id: str
+    pid: int
+    """Of its process, as seen by the server."""
     connection_file: str
     path: str = ""
     """Of its notebook; empty if it has none."""
@@ -140,6 +148,18 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: tuple[Snapshot, ...]
     total: int
     """Of those that match."""
+
+
+class _Wanted(NamedTuple):
+    """A restore, as it was asked for."""
+
+    kernel_id: str
+    snapshot: str
+    header: Header
+    keep: bool
+    document: bool
+    lazy: bool
+    progress: Progress | None
 
 
 class SnapshotService:
@@ -266,6 +286,7 @@ class SnapshotService:
         *,
         keep: bool = True,
         document: bool = False,
+        lazy: bool = False,
         progress: Progress | None = None,
     ) -> RestoreAnswer:
         """Bring a kernel back to a snapshot of it: in place where it runs, under its old
@@ -275,6 +296,7 @@ class SnapshotService:
             keep: take a snapshot of what runs now, before it is replaced.
             document: bring its notebook back, too. The present one is in the snapshot
                 that is kept.
+            lazy: let it go on before its memory is all there.
 
         Raises:
             UsageError: the snapshot is another kernel's.
@@ -284,14 +306,13 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
+        wanted = _Wanted(kernel_id, snapshot, header, keep, document, lazy, progress)
         async with self._alone(kernel_id):
             if kernel_id in self._kernels:
                 with self._requests.held(kernel_id):
-                    answer = await self._restore(
-                        kernel_id, snapshot, header, keep, document, progress
-                    )
+                    answer = await self._restore(wanted)
             else:
-                answer = await self._resume(kernel_id, snapshot, header, document, progress)
+                answer = await self._resume(wanted)
         self._positions[kernel_id] = snapshot
         self._emit(
             "restored",
@@ -305,44 +326,61 @@ class SnapshotService:
         )
         return answer
 
-    async def _restore(
-        self,
-        kernel_id: str,
-        snapshot: str,
-        header: Header,
-        keep: bool,
-        document: bool,
-        progress: Progress | None,
-    ) -> RestoreAnswer:
-        provisioner = self._provisioner(kernel_id)
-        kept = await self._keep(kernel_id, snapshot) if keep else None
-        running = await self._exchange(kernel_id, provisioner, snapshot, progress)
+    async def _restore(self, wanted: _Wanted) -> RestoreAnswer:
+        kernel_id = wanted.kernel_id
         manager = self._kernels.get_kernel(kernel_id)
-        going_on = header.notebook.running
-        is_busy = self._requests.settle(kernel_id, going_on)
+        # It may be about to start afresh what has crashed.
+        await _ready(manager)
+        manager.stop_restarter()
+        try:
+            provisioner = self._provisioner(kernel_id)
+            kept = await self._keep(provisioner, wanted) if wanted.keep else None
+            running = await self._exchange(provisioner, wanted)
+        finally:
+            manager.start_restarter()
+        is_busy = self._requests.settle(kernel_id, wanted.header.notebook.running)
         manager.execution_state = "busy" if is_busy else "idle"
+        return await self._restored(wanted, running, kept)
+
+    async def _restored(
+        self, wanted: _Wanted, running: Running, kept: str | None
+    ) -> RestoreAnswer:
+        """The kernel is back: its hooks, and its notebook."""
+        manager = self._kernels.get_kernel(wanted.kernel_id)
         warnings = await tell_kernel(
-            _pid(provisioner),
+            running.pid,
             manager.get_connection_info(),
             "restored",
-            snapshot,
-            kernel_id=kernel_id,
+            wanted.snapshot,
+            kernel_id=wanted.kernel_id,
         )
+        path = ""
+        if wanted.document:
+            path = await self._bring_document(wanted.snapshot, wanted.header)
         return RestoreAnswer(
-            kernel_id=kernel_id,
-            snapshot=snapshot,
+            kernel_id=wanted.kernel_id,
+            snapshot=wanted.snapshot,
+            pid=running.pid,
+            connection_file=os.path.abspath(manager.connection_file),
             kept=kept,
-            path=await self._bring_document(snapshot, header) if document else "",
+            path=path,
             elapsed_ms=running.elapsed_ms,
             warnings=(*running.warnings, *warnings),
-            running=going_on,
+            running=wanted.header.notebook.running,
         )
 
-    async def _keep(self, kernel_id: str, snapshot: str) -> str:
-        name = await asyncio.to_thread(self._store.suggest_name, f"before-{snapshot}")
+    async def _keep(self, provisioner: LocalProvisioner, wanted: _Wanted) -> str | None:
+        """The name of a snapshot of what runs now; None if it has ended: that cannot be
+        kept, and need not be."""
+        base = f"before-{wanted.snapshot}"
+        name = await asyncio.to_thread(self._store.suggest_name, base)
         try:
-            answer = await self._checkpoint(kernel_id, name, automatic=BEFORE_RESTORE)
+            answer = await self._checkpoint(
+                wanted.kernel_id, name, automatic=BEFORE_RESTORE
+            )
         except CheckpointRestoreError as error:
+            if await provisioner.poll() is not None:
+                return None
             error.hint = (
                 f"{error.hint} It has not been replaced, since what runs now could not "
                 "be kept; restore without keeping it (keep=false) if it may be lost."
@@ -350,59 +388,33 @@ class SnapshotService:
             raise
         return answer.name
 
-    async def _exchange(
-        self,
-        kernel_id: str,
-        provisioner: LocalProvisioner,
-        snapshot: str,
-        progress: Progress | None,
-    ) -> Running:
+    async def _exchange(self, provisioner: LocalProvisioner, wanted: _Wanted) -> Running:
         def before() -> None:
-            self._requests.mark(kernel_id)
+            self._requests.mark(wanted.kernel_id)
 
         if isinstance(provisioner, SnapshotProvisioner):
-            return await provisioner.replace(snapshot, progress=progress, before=before)
-        manager = self._kernels.get_kernel(kernel_id)
-        return await replace_foreign(manager, snapshot, progress, before)
+            return await provisioner.replace(
+                wanted.snapshot, lazy=wanted.lazy, progress=wanted.progress, before=before
+            )
+        manager = self._kernels.get_kernel(wanted.kernel_id)
+        return await replace_foreign(manager, wanted.snapshot, wanted.progress, before)
 
-    async def _resume(
-        self,
-        kernel_id: str,
-        snapshot: str,
-        header: Header,
-        document: bool,
-        progress: Progress | None,
-    ) -> RestoreAnswer:
+    async def _resume(self, wanted: _Wanted) -> RestoreAnswer:
+        kernel_id, notebook = wanted.kernel_id, wanted.header.notebook
         if (guardian := find_guardian(kernel_id)) is not None:
             raise TargetError(
                 f"Kernel {kernel_id} is looked after by another server, process "
                 f"{guardian}.",
                 "Restore it there, or fork the snapshot here.",
             )
-        path = await self._bring_document(snapshot, header) if document else ""
-        revival = Revival(snapshot, "restore", progress=progress)
-        await self._start(kernel_id, header, header.notebook.path, revival)
-        if header.notebook.path:
-            await self._documents.attach(
-                header.notebook.path, kernel_id, header.notebook.type
-            )
+        revival = Revival(
+            wanted.snapshot, "restore", lazy=wanted.lazy, progress=wanted.progress
+        )
+        await self._start(kernel_id, wanted.header, notebook.path, revival)
+        if notebook.path:
+            await self._documents.attach(notebook.path, kernel_id, notebook.type)
         assert revival.running is not None
-        manager = self._kernels.get_kernel(kernel_id)
-        warnings = await tell_kernel(
-            revival.running.pid,
-            manager.get_connection_info(),
-            "restored",
-            snapshot,
-            kernel_id=kernel_id,
-        )
-        return RestoreAnswer(
-            kernel_id=kernel_id,
-            snapshot=snapshot,
-            path=path,
-            elapsed_ms=revival.running.elapsed_ms,
-            warnings=(*revival.running.warnings, *warnings),
-            running=header.notebook.running,
-        )
+        return await self._restored(wanted, revival.running, None)
 
     async def _start(
         self, kernel_id: str, header: Header, path: str, revival: Revival
@@ -415,18 +427,16 @@ class SnapshotService:
         """
         name = header.kernel.kernel_name or self._kernels.default_kernel_name
         require_provisioner(self._kernels, name)
-        await ensure_async(
-            self._kernels.start_kernel(
-                kernel_id=kernel_id,
-                kernel_name=name,
-                path=self._documents.directory(path) if path else None,
-                env=self._documents.environment(path),
-                revival=revival,
-            )
+        await start_kernel(
+            self._kernels,
+            kernel_id,
+            kernel_name=name,
+            path=self._documents.directory(path) if path else None,
+            env=self._documents.environment(path),
+            revival=revival,
         )
         # Where the server has pending kernels, errors are there.
-        ready = self._kernels.get_kernel(kernel_id).ready
-        await (ready if isinstance(ready, asyncio.Future) else asyncio.wrap_future(ready))
+        await _ready(self._kernels.get_kernel(kernel_id))
 
     async def fork(
         self,
@@ -471,6 +481,7 @@ class SnapshotService:
         answer = ForkAnswer(
             snapshot=snapshot,
             kernel_id=kernel_id,
+            pid=revival.running.pid,
             connection_file=revival.running.connection_file or "",
             path=path or "",
             session_id=session_id,
@@ -511,8 +522,8 @@ class SnapshotService:
     async def undo(
         self, kernel_id: str, steps: int = 1, *, progress: Progress | None = None
     ) -> RestoreAnswer:
-        """Bring a kernel back to its last snapshot; done again, to the one before it,
-        and so on until a new one is taken.
+        """Bring a kernel back to its last snapshot; done again at once, to the one
+        before it, and so on, until a cell is run or a new one is taken.
 
         Raises:
             NoSuchSnapshot: it has not that many.
@@ -522,7 +533,9 @@ class SnapshotService:
         page = await self.snapshots(Query(kernel_id=kernel_id, limit=0))
         names = [snapshot.name for snapshot in page.snapshots if not snapshot.automatic]
         if (position := self._positions.get(kernel_id)) in names:
-            names = names[names.index(position) + 1 :]
+            runs = kernel_id in self._kernels
+            is_still_there = runs and not self._requests.cells_run(kernel_id)
+            names = names[names.index(position) + is_still_there :]
         if len(names) < steps:
             raise NoSuchSnapshot(
                 f"Kernel {kernel_id} has {len(names)} snapshots to go back to, not "
@@ -641,6 +654,12 @@ class SnapshotService:
             return ""
         await self._documents.write(header.notebook.path, content)
         return header.notebook.path
+
+
+async def _ready(manager: Any) -> None:
+    """Wait until a kernel is started, or restarted, or shut down."""
+    ready = manager.ready
+    await (ready if isinstance(ready, asyncio.Future) else asyncio.wrap_future(ready))
 
 
 def _pid(provisioner: LocalProvisioner) -> int:

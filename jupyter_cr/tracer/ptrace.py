@@ -15,7 +15,9 @@ import errno
 import os
 import signal
 import struct
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ptrace.binding.func as binding
@@ -28,7 +30,9 @@ from jupyter_cr.errors import (
     PermissionDenied,
 )
 from jupyter_cr.tracer.arch.x86_64 import Registers
+from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.status import Status, read_status
+from jupyter_cr.tracer.proc.tasks import list_threads
 
 __all__ = [
     "EXITKILL",
@@ -36,6 +40,7 @@ __all__ = [
     "RseqConfiguration",
     "Stop",
     "Tracee",
+    "dead_threads_reaped",
     "poll_for",
     "reap_ended",
     "seize",
@@ -124,15 +129,53 @@ waits = 0
 """How many times this process has waited for a tracee: each is a stop or an end."""
 
 
+awaited = 0
+"""The tid that this process waits for now without a limit, or did last."""
+
+
 def wait_for(tid: int) -> Stop:
     """Wait until thread `tid` stops.
 
     Raises:
         Ended: it ended instead, and has been reaped.
     """
-    global waits
+    global awaited, waits
     waits += 1
+    awaited = tid
     return _as_stop(tid, *_waitpid(tid, _WALL))
+
+
+@contextlib.contextmanager
+def dead_threads_reaped() -> Iterator[None]:
+    """Meanwhile, no wait for the first thread of a process that somebody has killed lasts
+    for ever: Linux reports its end only when all other threads have been reaped
+    (delay_group_leader), which are the tracer's to reap."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_WATCH_INTERVAL):
+            _reap_others(awaited)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+_WATCH_INTERVAL, _REAP_INTERVAL = 0.2, 0.0005
+
+
+def _reap_others(tid: int) -> None:
+    """Reap all other threads of a process whose first thread is dead."""
+    with contextlib.suppress(CheckpointRestoreError):
+        if tid and read_stat(tid).state == "Z":
+            for other in list_threads(tid):
+                if other != tid:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(other, _WALL | os.WNOHANG)
 
 
 def _waitpid(tid: int, options: int) -> tuple[int, int]:
@@ -279,7 +322,9 @@ class Tracee:
         """End its process and reap it, if it is still there. May be called again."""
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.tid, signal.SIGKILL)
-            os.waitpid(self.tid, _WALL)
+            while not os.waitpid(self.tid, _WALL | os.WNOHANG)[0]:
+                _reap_others(self.tid)
+                time.sleep(_REAP_INTERVAL)
 
     def set_options(self, options: int) -> None:
         """PTRACE_SETOPTIONS, those of `seize` being the ones to begin with."""

@@ -120,7 +120,7 @@ class Kernel:
     def fork(self, name: str, connection_file: Path) -> tuple[int, float]:
         """The fork's pid, and milliseconds from the command to its first answer."""
         began = time.perf_counter()
-        forked = cr("fork", name, "--connection-file", str(connection_file))
+        forked = cr("fork", name, "--keep-key", "--connection-file", str(connection_file))
         client = Client(connection_file)
         try:
             client.first_reply()

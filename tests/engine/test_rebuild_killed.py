@@ -216,3 +216,26 @@ def test_kernel_at_random_moments(user: User, times: int) -> None:
     if times == 10 and user.name == "root":
         pytest.skip("as an ordinary user in the short run")
     kill_at_random(user, times)
+
+
+@pytest.mark.parametrize("times", [8, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.timeout(600)
+def test_keepers_killed(user: User, times: int) -> None:
+    """Somebody kills the half-built tree: the command says so, and does not wait for ever
+    for a process whose threads are dead."""
+    code = "import signal\n" + TREE.replace("{marker!r}", repr(f"keepers-{times}"))
+    with command_line(user) as cr, served(user, code) as process:
+        name = cr.checkpoint(process.pid)
+        for _ in range(times):
+            command = subprocess.Popen(
+                cr.argv("fork", name),
+                cwd=user.home,
+                env=dict(user.environment),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            wait_until(cr.keepers, "keepers")
+            time.sleep(random.uniform(0, 0.15))
+            cr.end_all()
+            command.wait(LIMIT)
+        assert ask(process.pid, "x") == 41

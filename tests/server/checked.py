@@ -157,5 +157,7 @@ def checked_server(home: Path, *options: str) -> Iterator[CheckedServer]:
     try:
         yield server
     finally:
-        server.stop()
-        end_all(user)
+        try:
+            server.stop()
+        finally:
+            end_all(user)

@@ -425,6 +425,19 @@ def test_a_kernel_forks_itself(server: CheckedServer, asking: str) -> None:
     assert server.run(fork, "print(x)") == "1"
 
 
+def test_a_server_stops_after_a_kernel_that_did_not_start(tmp_path: Path) -> None:
+    with checked_server(tmp_path) as server:
+        kernel = server.start_kernel()
+        server.do(f"kernels/{kernel}/checkpoint", name="one")
+        store = Path(server.user.environment["JUPYTER_CR_HOME"])
+        with (store / "one" / "pages").open("r+b") as pages:
+            pages.write(b"damaged")
+        problem = server.fail("snapshots/one/fork")
+        assert (problem["error"], problem["status"]) == ("CorruptImage", 500)
+        assert list(server.kernels()) == [kernel]
+        server.stop()
+
+
 def test_no_socket_is_left(tmp_path: Path) -> None:
     with checked_server(tmp_path) as server:
         directory = Path(server.user.environment["JUPYTER_RUNTIME_DIR"]) / "jupyter-cr"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,3 +196,38 @@ def test_another_kernels_snapshot(server: Server) -> None:
     assert first in problem["detail"]
     assert problem["hint"]
     assert front_end.run("print(x)") == "2"
+
+
+def test_undo(server: Server) -> None:
+    """Back to the last snapshot; at once again, to the one before it; and to the last one
+    again, when a cell has been run since."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    for number in range(3):
+        front_end.run(f"x = {number}")
+        server.do(f"kernels/{kernel_id}/checkpoint", name=f"s{number}")
+    front_end.run("x = 'broken'")
+    assert server.do(f"kernels/{kernel_id}/undo")["snapshot"] == "s2"
+    assert server.do(f"kernels/{kernel_id}/undo")["snapshot"] == "s1"
+    assert front_end.run("print(x)") == "1"
+    assert server.do(f"kernels/{kernel_id}/undo")["snapshot"] == "s1"
+    assert server.do(f"kernels/{kernel_id}/undo")["snapshot"] == "s0"
+    assert front_end.run("print(x); x = 'broken'") == "0"
+    # The same from a cell, which is run itself.
+    front_end.reply(front_end.execute("%undo"))
+    assert front_end.run("print(x)") == "0"
+    problem = server.fail(f"kernels/{kernel_id}/undo", steps=2)
+    assert (problem["status"], bool(problem["hint"])) == (404, True)
+
+
+def test_a_kernel_that_has_just_died(server: Server) -> None:
+    """There is nothing to keep of it, and its snapshot is all the more wanted."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    pid = int(front_end.run("import os; x = 1; print(os.getpid())"))
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
+    restored = server.do(f"kernels/{kernel_id}/restore", snapshot="one")
+    assert restored["kept"] is None
+    assert front_end.run("print(x)") == "1"

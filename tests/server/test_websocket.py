@@ -184,7 +184,7 @@ def test_what_will_not_be_answered_is_aborted(server: Server, connect: Connect) 
     assert answers(front_end, info)[0] == ["ok"]
     assert front_end.states()[-1] == "idle"
     assert not {"dead", "restarting"} & set(front_end.states())
-    assert set(server.kernels().values()) == {"idle"}
+    wait_until(lambda: set(server.kernels().values()) == {"idle"})
     # JupyterLab drops what it has not handled when there is a message of another session.
     replies = of_kind(front_end.messages, "execute_reply")
     assert len({m["header"]["session"] for m in replies[:3]}) == 1

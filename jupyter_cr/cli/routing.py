@@ -1,0 +1,83 @@
+"""Who does it: the server that looks after the kernel, or else we ourselves."""
+
+from __future__ import annotations
+
+import msgspec
+
+from jupyter_cr.errors import UsageError
+from jupyter_cr.kernels.records import find_guardian
+from jupyter_cr.kernels.server_client import ask_guardian
+from jupyter_cr.kernels.target import resolve_target
+from jupyter_cr.operations import (
+    CheckpointResult,
+    Progress,
+    RestoreResult,
+    checkpoint,
+    restore,
+)
+from jupyter_cr.store import Store
+
+__all__ = ["checkpoint_target", "restore_snapshot"]
+
+
+class _Restored(msgspec.Struct):
+    """What a server says of a restore."""
+
+    snapshot: str
+    pid: int
+    connection_file: str
+    elapsed_ms: float
+    warnings: tuple[str, ...]
+
+
+def checkpoint_target(
+    target: str, *, name: str | None, note: str, warm: bool, progress: Progress | None
+) -> CheckpointResult:
+    """`jupyter_cr.operations.checkpoint`, by whoever can do it best: a server adds the
+    notebook, and runs the kernel's hooks."""
+    if name is not None:
+        Store().check_free(name)
+    found = resolve_target(target)
+    arguments = {"name": name, "note": note, "warm": warm}
+    answer = ask_guardian(found.kernel_id, "checkpoint", progress, **arguments)
+    if answer is not None:
+        return msgspec.json.decode(answer, type=CheckpointResult)
+    return checkpoint(
+        str(found.pid),
+        connection_file=found.connection_file,
+        name=name,
+        note=note,
+        warm=warm,
+        progress=progress,
+    )
+
+
+def restore_snapshot(
+    name: str, *, lazy: bool, wait: bool, progress: Progress | None
+) -> RestoreResult:
+    """`jupyter_cr.operations.restore`, by the server that looks after the kernel, if one
+    does.
+
+    Raises:
+        UsageError: with `wait`, and a server waits for the kernel already.
+    """
+    with Store().open(name) as reader:
+        kernel_id = reader.header.kernel.kernel_id
+    if wait and (guardian := find_guardian(kernel_id)) is not None:
+        raise UsageError(
+            f"The kernel is looked after by a server, process {guardian}, which waits for "
+            "it already.",
+            "Restore it without --wait.",
+        )
+    answer = ask_guardian(kernel_id, "restore", progress, snapshot=name, lazy=lazy)
+    if answer is None:
+        return restore(name, lazy=lazy, progress=progress)
+    restored = msgspec.json.decode(answer, type=_Restored)
+    return RestoreResult(
+        name=restored.snapshot,
+        pid=restored.pid,
+        connection_file=restored.connection_file,
+        elapsed_ms=restored.elapsed_ms,
+        warnings=restored.warnings,
+        supervisor=restored.pid,
+    )
