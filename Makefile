@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+LAB_STAMP := $(VENV)/.lab-stamp
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-long bench demo lab lint format clean
@@ -40,7 +41,13 @@ bench: $(STAMP) ## measure downtime, restore and fork beside their limits
 demo: $(STAMP) ## a real kernel: checkpointed, killed, restored, forked
 	$(BIN)/python -m tests.demo
 
-lab: demo ## the main job
+lab: $(LAB_STAMP) ## the main job: JupyterLab with the tutorial
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--ServerApp.root_dir=notebooks notebooks/tutorial.ipynb $(LAB_OPTIONS)
+
+$(LAB_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab]'
+	@touch $@
 
 lint: $(STAMP) ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

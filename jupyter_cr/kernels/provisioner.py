@@ -12,7 +12,9 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,12 +33,13 @@ from jupyter_cr.kernels.engine_process import EngineProcess, Progress
 from jupyter_cr.kernels.extension import has_extension
 from jupyter_cr.kernels.glue_client import renew_key
 from jupyter_cr.kernels.records import KernelRecord
-from jupyter_cr.kernels.target import resolve_target
 
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
 
-__all__ = ["Adoption", "Revival", "Running", "SnapshotProvisioner"]
+__all__ = ["Adoption", "Revival", "Running", "SnapshotProvisioner", "reap"]
+
+_REAP_LIMIT_S = 1.0
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,8 @@ class Adoption:
     as ``adoption``."""
 
     connection_file: Path
+    pid: int
+    """Of its root."""
 
 
 class SnapshotProvisioner(LocalProvisioner):
@@ -188,8 +193,7 @@ class SnapshotProvisioner(LocalProvisioner):
         return self._connected(connection)
 
     def _adopt(self, adoption: Adoption) -> KernelConnectionInfo:
-        target = resolve_target(str(adoption.connection_file))
-        self._take_process(AdoptedProcess(target.pid), target.pid)
+        self._take_process(AdoptedProcess(adoption.pid), adoption.pid)
         return self._connected(read_connection(adoption.connection_file))
 
     def _connected(self, connection: Connection) -> KernelConnectionInfo:
@@ -268,7 +272,7 @@ class SnapshotProvisioner(LocalProvisioner):
                 former = self.process
                 self._take(engine, running)
                 if former is not None:
-                    await asyncio.to_thread(former.wait)
+                    await reap(former)
             finally:
                 self._exchanging = False
         return running
@@ -295,6 +299,14 @@ class SnapshotProvisioner(LocalProvisioner):
         if not restart and self._record is not None:
             self._record.remove()
         await super().cleanup(restart=restart)
+
+
+async def reap(process: Any) -> None:
+    """Take note of the end of a process that has been killed, a `subprocess.Popen` or the
+    like. Of one that a debugger holds, Linux does not tell it before that lets go
+    (ptrace(2)); `subprocess` asks again whenever it starts another."""
+    with suppress(subprocess.TimeoutExpired):
+        await asyncio.to_thread(process.wait, _REAP_LIMIT_S)
 
 
 def _describe_status(status: int) -> str:

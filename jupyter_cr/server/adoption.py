@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess
+from jupyter_client.kernelspec import NoSuchKernel
+
+from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess, UsageError
 from jupyter_cr.kernels.provisioner import Adoption
 from jupyter_cr.kernels.records import KernelRecord, iter_orphans
+from jupyter_cr.kernels.target import resolve_target
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.starting import start_kernel
 
@@ -33,11 +37,12 @@ async def adopt_kernels(
         path = _api_path(record, root_dir)
         if path is None or record.kernel_id in kernels or not record.claim():
             continue
-        try:
-            await _adopt(kernels, documents, record, path)
-        except NoSuchProcess:
+        if (pid := await asyncio.to_thread(_find, record)) is None:
             log.info("Kernel %s has ended since.", record.kernel_id)
-        except CheckpointRestoreError as error:
+            continue
+        try:
+            await _adopt(kernels, documents, record, pid, path)
+        except (CheckpointRestoreError, NoSuchKernel) as error:
             log.warning("Kernel %s cannot be taken over: %s", record.kernel_id, error)
             record.write()
         else:
@@ -46,8 +51,17 @@ async def adopt_kernels(
     return adopted
 
 
+def _find(record: KernelRecord) -> int | None:
+    """The pid of the kernel's root, if it lives. A server that was killed in the middle of
+    a restore did not note the new one; the kernel's connection file leads to it."""
+    try:
+        return resolve_target(record.connection_file).pid
+    except (NoSuchProcess, UsageError):
+        return None
+
+
 async def _adopt(
-    kernels: Any, documents: Documents, record: KernelRecord, path: str
+    kernels: Any, documents: Documents, record: KernelRecord, pid: int, path: str
 ) -> None:
     await start_kernel(
         kernels,
@@ -55,7 +69,7 @@ async def _adopt(
         kernel_name=record.kernel_name,
         cwd=record.cwd or None,
         env=documents.environment(path),
-        adoption=Adoption(Path(record.connection_file)),
+        adoption=Adoption(Path(record.connection_file), pid),
     )
     if path:
         kind = "notebook" if path.endswith(".ipynb") else "console"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from jupyter_cr.errors import RestoreError
 from jupyter_cr.kernels.engine_process import EngineProcess, Progress
-from jupyter_cr.kernels.provisioner import Running, SnapshotProvisioner
+from jupyter_cr.kernels.provisioner import Running, SnapshotProvisioner, reap
 
 __all__ = ["replace_foreign", "require_provisioner"]
 
@@ -81,5 +80,5 @@ async def replace_foreign(
     provisioner.process = engine.process
     provisioner.pid = running.pid
     provisioner.pgid = os.getpgid(running.pid)
-    await asyncio.to_thread(former.wait)
+    await reap(former)
     return running

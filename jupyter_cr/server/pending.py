@@ -20,7 +20,10 @@ What holds:
 * Of a cell that goes on, the reply goes to the session that had sent it: a kernel's ROUTER
   knows sessions, not connections, so it may be a websocket opened since. If that session
   is gone, there is nobody who waits for a reply; outputs and status reach all others,
-  under the same parent as before.
+  under the same parent as before. A fork's front end that wants the reply, or to answer
+  a prompt, has to connect with that session (`RunningRequest.session`).
+* A prompt that was open in the snapshot is open again: the front end is asked anew, unless
+  it still is at it.
 
 What remains: ZeroMQ keeps what a kernel does not take, once a connection's buffers are
 full (some megabytes, with kernels that do not read while they compute). A request that is
@@ -102,6 +105,7 @@ class Pending:
         begun: the kernel has said that it is busy with it.
         replied, idle: what the front end has been told.
         prompt: what the kernel has asked the front end for, and not been told.
+        asks_anew: the front end does not know of that prompt (any more).
         ended: it will not be answered by the kernel, and the front end is not there.
         goes_on: it was sent before the snapshot that the kernel was brought back to.
     """
@@ -117,6 +121,7 @@ class Pending:
     replied: bool = False
     idle: bool = False
     prompt: InputPrompt | None = None
+    asks_anew: bool = False
     ended: bool = False
     goes_on: bool = False
 
@@ -361,16 +366,22 @@ class KernelRequests:
         self._idle.clear()
         for connection in connections:
             self._tell_ended(connection, connections)
+            self._ask_anew(connection)
         busy = next((r for r in self.requests.values() if r.begun and not r.ended), None)
         for connection in connections:
             if busy is None:
                 _tell_status(connection, "idle", {})
             else:
                 _tell_status(connection, "busy", _decoded(busy.header))
-        if connections and (header := self.subshells.doubt(_new_header)) is not None:
-            connections[0].ask("control", header)
-            del self.requests[header["msg_id"]]
+        self.subshells.doubt()
+        if connections:
+            self._ask_for_subshells(connections[0])
         return busy is not None
+
+    def _ask_for_subshells(self, connection: Connection) -> None:
+        if (header := self.subshells.question(_new_header)) is not None:
+            connection.ask("control", header)
+            self.requests.pop(header["msg_id"], None)  # It is nobody's.
 
     def _go_on(self, going_on: RunningRequest) -> None:
         """The kernel owes an answer; once more, perhaps."""
@@ -386,34 +397,34 @@ class KernelRequests:
                 going_on.session,
                 msgspec.json.encode(header),
                 going_on.cell_id,
-                prompt=going_on.prompt,
             )
             self.requests[request.msg_id] = request
-        elif request.prompt is None and going_on.prompt is not None:
+        if request.prompt is None and going_on.prompt is not None:
             # It has been answered since; the kernel, as it is now, still waits.
             request.prompt = going_on.prompt
-            self._ask_front_end(request, going_on.prompt)
+            request.asks_anew = True
         request.goes_on = True
         request.begun = going_on.begun
         request.replied = request.msg_id in self._replied
         request.idle = request.msg_id in self._idle
         self._forget_done(request)
 
-    def _ask_front_end(self, request: Pending, prompt: InputPrompt) -> None:
-        connection = self.connections.get(request.via)
-        if connection is not None:
-            connection.tell(
-                "stdin",
-                "input_request",
-                {"prompt": prompt.text, "password": prompt.is_password},
-                _decoded(request.header),
-            )
+    def _ask_anew(self, connection: Connection) -> None:
+        via = connection.session_id
+        for request in self.requests.values():
+            if request.asks_anew and request.prompt is not None and request.via == via:
+                request.asks_anew = False
+                prompt = request.prompt
+                content = {"prompt": prompt.text, "password": prompt.is_password}
+                connection.tell("stdin", "input_request", content, _decoded(request.header))
 
     def join(self, connection: Connection, is_busy: bool) -> None:
         """A websocket is ready: it is told what its session has missed."""
         self.connections[connection.session_id] = connection
         if self._tell_ended(connection, [connection]):
             _tell_status(connection, "busy" if is_busy else "idle", {})
+        self._ask_anew(connection)
+        self._ask_for_subshells(connection)
 
     def leave(self, connection: Connection) -> None:
         """A websocket is closed."""

@@ -28,7 +28,7 @@ from jupyter_cr.kernels.provisioner import Revival, Running, SnapshotProvisioner
 from jupyter_cr.kernels.records import find_guardian
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
-from jupyter_cr.server.starting import start_kernel
+from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, State, Store
 
 __all__ = [
@@ -335,12 +335,22 @@ class SnapshotService:
         try:
             provisioner = self._provisioner(kernel_id)
             kept = await self._keep(provisioner, wanted) if wanted.keep else None
-            running = await self._exchange(provisioner, wanted)
+            try:
+                running = await self._exchange(provisioner, wanted)
+            except (CheckpointRestoreError, asyncio.CancelledError):
+                if kept is not None and await provisioner.poll() is None:
+                    await self.delete([kept])
+                raise
         finally:
             manager.start_restarter()
-        is_busy = self._requests.settle(kernel_id, wanted.header.notebook.running)
-        manager.execution_state = "busy" if is_busy else "idle"
+        self._settle(kernel_id, wanted.header)
         return await self._restored(wanted, running, kept)
+
+    def _settle(self, kernel_id: str, header: Header) -> bool:
+        """A kernel goes on from a snapshot. Whether in the middle of a request."""
+        is_busy = self._requests.settle(kernel_id, header.notebook.running)
+        self._kernels.get_kernel(kernel_id).execution_state = "busy" if is_busy else "idle"
+        return is_busy
 
     async def _restored(
         self, wanted: _Wanted, running: Running, kept: str | None
@@ -435,8 +445,11 @@ class SnapshotService:
             env=self._documents.environment(path),
             revival=revival,
         )
+        manager = self._kernels.get_kernel(kernel_id)
         # Where the server has pending kernels, errors are there.
-        await _ready(self._kernels.get_kernel(kernel_id))
+        await _ready(manager)
+        if self._settle(kernel_id, header):
+            ask_for_status(manager)
 
     async def fork(
         self,

@@ -6,7 +6,9 @@ from typing import Any
 
 from jupyter_core.utils import ensure_async
 
-__all__ = ["start_kernel"]
+__all__ = ["ask_for_status", "start_kernel"]
+
+_LINGER_MS = 1000
 
 
 async def start_kernel(kernels: Any, kernel_id: str, **options: Any) -> None:
@@ -27,3 +29,18 @@ async def start_kernel(kernels: Any, kernel_id: str, **options: Any) -> None:
         # ever: its shutdown_all() would fail on it, and the server never stop.
         kernels._pending_kernels.pop(kernel_id, None)
         raise
+
+
+def ask_for_status(manager: Any) -> None:
+    """Have a kernel publish that it is idle, as soon as it is: when it came to the end of
+    a cell before anybody listened, nobody would know.
+
+    Args:
+        manager: the kernel's.
+    """
+    shell = manager.connect_shell()
+    try:
+        # Of those that a server takes for a sign of what the kernel does, the most idle.
+        manager.session.send(shell.socket, "is_complete_request", {"code": ""})
+    finally:
+        shell.close(linger=_LINGER_MS)

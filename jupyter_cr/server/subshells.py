@@ -36,6 +36,7 @@ class Subshells:
     _used: set[str] = field(default_factory=set)
     _doubtful: set[str] = field(default_factory=set)
     _question: str = ""
+    _is_asked: bool = True
 
     def is_gone(self, subshell_id: str) -> bool:
         """Whether the kernel may not have it any more. Otherwise it is in use."""
@@ -44,15 +45,20 @@ class Subshells:
         self._used.add(subshell_id)
         return False
 
-    def doubt(
-        self, new_header: Callable[[str, str], dict[str, Any]]
-    ) -> dict[str, Any] | None:
-        """The kernel's processes are others. What it has to be asked on its control
-        channel, if anything: the header of a request without content."""
+    def doubt(self) -> None:
+        """The kernel's processes are others."""
         self._doubtful |= self._used
         self._used.clear()
-        if not self._doubtful:
+        self._is_asked = False
+
+    def question(
+        self, new_header: Callable[[str, str], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """What the kernel has to be asked on its control channel, if anything: the header
+        of a request without content."""
+        if self._is_asked or not self._doubtful:
             return None
+        self._is_asked = True
         header = new_header(LIST_SUBSHELLS, "")
         self._question = header["msg_id"]
         return header

@@ -44,6 +44,18 @@ class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
     def _requests(self) -> KernelRequests:
         return kernel_requests(self.kernel_manager)
 
+    def request_kernel_info(self) -> Any:
+        """Called by the handler before it opens the websocket, for which it waits for the
+        answer. A kernel that is in the middle of a cell, as one that was started from
+        a snapshot may be, gives it on its control channel only."""
+        answered = super().request_kernel_info()  # type: ignore[no-untyped-call]
+        if not answered.done():
+            control = self.multi_kernel_manager.connect_control(self.kernel_id)
+            answered.add_done_callback(lambda _: control.close())
+            control.on_recv(self._handle_kernel_info_reply)
+            self.session.send(control, "kernel_info_request")
+        return answered
+
     def connect(self) -> Any:
         """Called by the handler when the websocket has been opened. The future that it
         gives is done when what the kernel says reaches the front end, and what was kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import pytest
 
 from tests.conftest import User
 from tests.engine.harness import wait_until
-from tests.engine.kernels import command_line
+from tests.engine.kernels import command_line, is_alive
 from tests.server.harness import Server, end_all, start_server
 
 
@@ -133,6 +134,23 @@ def check_killed(server: Server, operation: str, delays: Sequence[float]) -> Non
             cr("verify", snapshot["name"])
     server.do(f"kernels/{kernel_id}/restore", snapshot="before")
     assert server.front_end(kernel_id).run("print(x)") == "1"
+
+
+def test_kernel_that_ended_meanwhile(server: Server) -> None:
+    """Nobody is told of it for ever."""
+    kernel_id = server.open_notebook("a.ipynb")
+    pid = int(server.front_end(kernel_id).run("import os; print(os.getpid())"))
+    server.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "its end")
+    again = start_server(server.user)
+    try:
+        assert again.kernels() == {}
+        assert "Traceback" not in server.log.read_text()
+        records = Path(server.user.environment["JUPYTER_RUNTIME_DIR"]) / "jupyter-cr"
+        wait_until(lambda: not list(records.glob("kernel-*")), "the record is gone")
+    finally:
+        again.stop()
 
 
 def test_two_servers(server: Server) -> None:

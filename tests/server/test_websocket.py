@@ -92,6 +92,7 @@ def connect(request: pytest.FixtureRequest, server: Server) -> Connect:
     def open_one(kernel_id: str, session: str | None = None) -> FrontEnd:
         url = f"ws://127.0.0.1:{server.port}/api/kernels/{kernel_id}/channels"
         front_end = kind(f"{url}?token={TOKEN}", session)
+        front_end.session.message_count = 1000 * len(server._front_ends)
         server._front_ends.append(front_end)
         return front_end
 
@@ -295,20 +296,21 @@ def test_a_prompt_of_a_cell_that_is_gone_is_closed(
 
 @pytest.mark.parametrize("since", ["nothing", "answered", "finished"])
 def test_a_prompt_survives(server: Server, connect: Connect, since: str) -> None:
-    """If it has been answered since the snapshot, the front end is asked again, as long
-    as it waits for the cell."""
+    """If it has been answered since the snapshot, the front end is asked again."""
     kernel_id = server.open_notebook("a.ipynb")
     front_end = connect(kernel_id)
     front_end.run("import os, time")
     go = server.root / "go"
     cell = front_end.execute(
-        f"said = input('first? ')\nwhile not os.path.exists({str(go)!r}): time.sleep(0.02)",
+        "said = input('first? ')\nprint('thanks', flush=True)\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.02)",
         stdin=True,
     )
     question = prompt(front_end)
     checkpoint(server, kernel_id)
     if since != "nothing":
         answer(front_end, question, "before")
+        front_end.wait_for(lambda _: of_kind(front_end.of(cell), "stream"), "it", LIMIT)
     if since == "finished":
         go.touch()
         front_end.reply(cell)
@@ -317,7 +319,7 @@ def test_a_prompt_survives(server: Server, connect: Connect, since: str) -> None
 
     (running,) = result["running"]
     assert running["prompt"] == {"text": "first? ", "is_password": False}
-    if since == "answered":
+    if since != "nothing":
         question = prompt(front_end, 2)
         assert question["parent_header"]["msg_id"] == cell
         assert question["content"] == {"prompt": "first? ", "password": False}
@@ -325,6 +327,7 @@ def test_a_prompt_survives(server: Server, connect: Connect, since: str) -> None
     answer(front_end, question, "after")
     go.touch()
     assert front_end.run("print(said)") == "after"
+    assert len(of_kind(front_end.messages, "input_request")) == 1 + (since != "nothing")
 
 
 def test_each_front_end_is_told_its_own(server: Server, connect: Connect) -> None:
