@@ -120,10 +120,15 @@ def _environment(home: Path) -> dict[str, str]:
 def user(request: pytest.FixtureRequest) -> Iterator[User]:
     """Each test that takes it runs twice: as root, and as an ordinary user without any
     capability. Where the tests themselves are not run by root, as that user only."""
+    yield from a_user(request.param)
+
+
+def a_user(name: str) -> Iterator[User]:
+    """``root`` or ``ordinary``, for as long as a test runs."""
     is_root = os.geteuid() == 0
-    if request.param == "root" and not is_root:
+    if name == "root" and not is_root:
         pytest.skip("not run by root")
-    become = is_root and request.param == "ordinary"
+    become = is_root and name == "ordinary"
     if become and shutil.which("setpriv") is None:
         pytest.skip("setpriv (util-linux) is not installed")
     prefix = _BECOME_ORDINARY if become else ()
@@ -136,4 +141,4 @@ def user(request: pytest.FixtureRequest) -> Iterator[User]:
         uid = ORDINARY_UID if become else os.geteuid()
         if become:
             os.chown(home, uid, uid)
-        yield User(request.param, uid, prefix, python, home, _environment(home))
+        yield User(name, uid, prefix, python, home, _environment(home))
