@@ -151,13 +151,21 @@ class SnapshotProvisioner(LocalProvisioner):
             CheckpointRestoreError: the snapshot cannot be brought back.
         """
         self.cwd = kwargs.get("cwd", Path.cwd())
-        if self._revival is not None:
-            return await self._revive(self._revival)
-        if self._adoption is not None:
-            return self._adopt(self._adoption)
-        if self.survive_server:
-            cmd = _without_parent(cmd)
-        return await super().launch_kernel(cmd, **kwargs)
+        if self.survive_server and self._record is not None:
+            # Before there is anything that nobody would look after if we were killed now.
+            self._record.write()
+        try:
+            if self._revival is not None:
+                return await self._revive(self._revival)
+            if self._adoption is not None:
+                return self._adopt(self._adoption)
+            if self.survive_server:
+                cmd = _without_parent(cmd)
+            return await super().launch_kernel(cmd, **kwargs)
+        except BaseException:
+            if self._record is not None:
+                self._record.remove()
+            raise
 
     async def _revive(self, revival: Revival) -> KernelConnectionInfo:
         request = {
@@ -169,10 +177,22 @@ class SnapshotProvisioner(LocalProvisioner):
         if revival.mode == "fork":
             request["connection_file"] = os.path.abspath(self.parent.connection_file)
         engine = EngineProcess(request, Running)
-        running = await engine.result(revival.progress)
-        self._take(engine, running)
-        if running.connection_file is None:
+        revival.running = await engine.result(revival.progress)
+        self._take(engine, revival.running)
+        try:
+            return self._connected(await self._connection_of(revival, revival.running))
+        except BaseException:
             await self.kill()
+            raise
+
+    async def _connection_of(self, revival: Revival, running: Running) -> Connection:
+        """Of a tree that has been brought back, with the key that it has from now on.
+
+        Raises:
+            RestoreError: it is no kernel.
+            UsageError: its connection file is not there.
+        """
+        if running.connection_file is None:
             raise RestoreError(
                 f"Snapshot {revival.snapshot} is not of a Jupyter kernel.",
                 "Bring it back from a terminal: jupyter cr fork, or restore.",
@@ -180,17 +200,16 @@ class SnapshotProvisioner(LocalProvisioner):
         connection = read_connection(Path(running.connection_file))
         if revival.mode == "fork":
             key = secrets.token_hex(32)
-            if await renew_key(
+            revival.key_renewed = await renew_key(
                 running.pid,
                 connection,
                 key,
                 snapshot=revival.snapshot,
                 connection_file=running.connection_file,
-            ):
+            )
+            if revival.key_renewed:
                 connection["key"] = key
-                revival.key_renewed = True
-        revival.running = running
-        return self._connected(connection)
+        return connection
 
     def _adopt(self, adoption: Adoption) -> KernelConnectionInfo:
         self._take_process(AdoptedProcess(adoption.pid), adoption.pid)
@@ -223,13 +242,10 @@ class SnapshotProvisioner(LocalProvisioner):
         signals."""
         self.process = process
         self.pid = pid
-        self.pgid = os.getpgid(pid)
-
-    async def post_launch(self, **kwargs: Any) -> None:
-        """Called by the kernel manager when the connection file is there."""
-        await super().post_launch(**kwargs)
-        if self._record is not None and self.survive_server:
-            self._record.write()
+        self.pgid = None
+        with suppress(ProcessLookupError):
+            # It may have ended already, which `poll` tells.
+            self.pgid = os.getpgid(pid)
 
     async def replace(
         self,

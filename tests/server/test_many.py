@@ -49,7 +49,7 @@ def test_forks_side_by_side(server: Server) -> None:
     for front_end, request in zip(front_ends, requests, strict=True):
         assert front_end.reply(request).content["ename"] == "KeyboardInterrupt"
     assert server.fetch("POST", f"api/kernels/{ids[0]}/restart")[0] == 200
-    assert front_ends[0].run("print('x' in globals())") == "False"
+    assert server.front_end(ids[0]).run("print('x' in globals())") == "False"
     for fork in ids:
         assert server.fetch("DELETE", f"api/kernels/{fork}")[0] == 204
     assert list(server.kernels()) == [kernel_id]
