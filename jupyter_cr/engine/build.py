@@ -82,6 +82,7 @@ class Building:
         seed = self.site.seeds[record.pid]
         rebuild_memory.map_shared(seed, record.layout, mapped, self.handover)
         rebuild_memory.finish_clone(seed, record.layout)
+        clone_threads(seed, [thread.tid for thread in record.threads])
 
     def _build_cold(
         self, record: process.Record, mapped: rebuild_memory.MappedFiles
@@ -143,6 +144,11 @@ class Building:
         """
         snapshot, seeds = self.snapshot, self.site.seeds
         fill_shared_memory(snapshot.shared, self.shared, snapshot.reader.pages_fd)
+        self.rebuilding.pids = {
+            tid: thread.tracee.tid
+            for seed in seeds.values()
+            for tid, thread in seed.threads.items()
+        }
         made = rebuild_files(snapshot.files, self.rebuilding)
         for record in snapshot.living:
             place_files(

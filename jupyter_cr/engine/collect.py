@@ -91,7 +91,7 @@ def collect_files(
     Raises:
         Unsupported: one cannot be restored.
     """
-    with hold_open_files(tree.living) as descriptors:
+    with hold_open_files(tree) as descriptors:
         files = collect_open_files(descriptors)
         shared = copy_shared_memory(_iter_shared(collected.remotes), descriptors)
     return tuple(files), tuple(shared)

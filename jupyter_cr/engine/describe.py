@@ -23,7 +23,10 @@ from jupyter_cr.engine.descriptors import (
     fifo,
     kind_of_record,
     o_path,
+    pidfd,
     pipe,
+    pseudoterminal,
+    pty_queue,
     regular_file,
     signalfd,
     tcp_socket,
@@ -229,6 +232,18 @@ def _(record: deleted_file.Record) -> str:
 @describe_record.register(character_device.Record)
 def _(record: directory.Record | terminal.Record | character_device.Record) -> str:
     return _text(record.path)
+
+
+@describe_record.register
+def _(record: pseudoterminal.Record) -> str:
+    unread = record.state.unread if record.state else pty_queue.Unread()
+    written = sum(map(len, unread.lines)) + len(unread.rest) + len(unread.output)
+    return f"{record.side} side of a pseudoterminal, {_text(record.path)}{_unread(written)}"
+
+
+@describe_record.register
+def _(record: pidfd.Record) -> str:
+    return f"process {record.pid}" if record.pid else "a process that is gone"
 
 
 @describe_record.register

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from jupyter_cr.engine.controlling_terminals import ControllingTerminals
 from jupyter_cr.engine.seed import Seed, clone_seed
 from jupyter_cr.engine.state import process
 from jupyter_cr.errors import Unsupported
@@ -151,32 +152,42 @@ def _plan_orphan(planner: _Planner, record: process.Record) -> None:
 
 
 def grow_family(
-    init: Seed, records: Sequence[process.Record], given: Mapping[int, Seed]
+    init: Seed,
+    records: Sequence[process.Record],
+    given: Mapping[int, Seed],
+    terminals: ControllingTerminals,
 ) -> Family:
     """Clone all processes but those that are `given` already, then put them into their
     process groups. Helpers are gone at the end; zombies are still seeds.
 
     Raises:
         PidTaken: somebody in the namespace has one of the pids.
+        RestoreError: a session does not get its terminal.
     """
     family = Family({INIT: init})
     births = plan_family(records)
     for birth in births:
         if birth.creator == birth.pid:
-            family.seeds[birth.pid].thread.call("setsid")
+            _begin_session(family.seeds[birth.pid], terminals)
             continue
         seed = given.get(birth.pid) or clone_seed(
             family.seeds[birth.creator], birth.pid, exit_signal=birth.exit_signal
         )
         family.seeds[birth.pid] = seed
         if birth.leads:
-            seed.thread.call("setsid")
+            _begin_session(seed, terminals)
     _set_groups(family, records, births)
+    terminals.finish(family.seeds)
     for birth in reversed(births):
         if birth.stand_in and not birth.stays:
             _end_helper(family.seeds[birth.creator], family.seeds.pop(birth.pid))
     family.stand_ins += [birth for birth in births if birth.stand_in and birth.stays]
     return family
+
+
+def _begin_session(leader: Seed, terminals: ControllingTerminals) -> None:
+    leader.thread.call("setsid")
+    terminals.give(leader)
 
 
 def _end_helper(creator: Seed, helper: Seed) -> None:

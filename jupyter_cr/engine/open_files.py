@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jupyter_cr.engine.descriptors import File, collect_open_file
 from jupyter_cr.engine.descriptors.base import Descriptor, Place, Tree
-from jupyter_cr.engine.freeze import FrozenProcess
+from jupyter_cr.engine.freeze import FrozenProcess, FrozenTree
 from jupyter_cr.errors import PermissionDenied
 from jupyter_cr.tracer import libc
 
@@ -37,10 +37,10 @@ def collect_open_files(tree: Tree) -> list[File]:
 
 
 @contextmanager
-def hold_open_files(processes: Iterable[FrozenProcess]) -> Iterator[Tree]:
-    """All open files of the frozen processes, duplicated for the time of the block."""
+def hold_open_files(frozen: FrozenTree) -> Iterator[Tree]:
+    """All open files of a frozen tree, duplicated for the time of the block."""
     with ExitStack() as stack:
-        processes = list(processes)
+        processes = frozen.living
         found: dict[tuple[str, str], list[tuple[int, list[Place]]]] = {}
         for process in processes:
             for local, place, link, fdinfo in _duplicate_all(process, stack):
@@ -61,6 +61,7 @@ def hold_open_files(processes: Iterable[FrozenProcess]) -> Iterator[Tree]:
                 for local, places in entries
             ],
             {process.inner_pid: process.pid for process in processes},
+            {process.inner_pid: process.pid for process in frozen if process.is_zombie},
         )
 
 

@@ -8,7 +8,7 @@ import signal
 import struct
 from collections.abc import Mapping
 
-from jupyter_cr.engine.seed import Seed, clone_threads
+from jupyter_cr.engine.seed import Seed
 from jupyter_cr.engine.state import credentials, process, signal_actions, thread, timers
 from jupyter_cr.errors import EngineError, RestoreError
 from jupyter_cr.tracer.arch import x86_64 as arch
@@ -38,7 +38,6 @@ def rebuild_process(seed: Seed, record: process.Record, handover: Handover) -> N
     assert record.timers is not None
     process.rebuild_from_outside(seed.outer_pid, record.attributes)
     _change_directories(seed, record, handover)
-    clone_threads(seed, [t.tid for t in record.threads])
     forget_children = Call("rt_sigaction", (signal.SIGCHLD, _SIG_IGN, 0, 8))
     seed.thread.run(
         [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jupyter_cr.engine.container import Container, make_container
+from jupyter_cr.engine.controlling_terminals import ControllingTerminals
 from jupyter_cr.engine.descriptors.base import Mode
 from jupyter_cr.engine.family import INIT, grow_family
 from jupyter_cr.engine.identity import SEED_NAME
@@ -45,6 +46,7 @@ def break_ground(
     directory: Path,
     handover: Handover,
     warn: Callable[[str], None],
+    terminals: ControllingTerminals,
 ) -> Site:
     """Make the namespaces and the processes, in the tree's order.
 
@@ -62,13 +64,13 @@ def break_ground(
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
     container = make_container(
-        address, threads, [SEED_NAME, identity, directory.name], warn
+        address, threads, [SEED_NAME, identity, directory.name, mode], warn
     )
     try:
         given: dict[int, Seed] = {}
         if twin is not None:
             given = start_warm(twin, container, snapshot.processes, handover)
-        family = grow_family(container.init, snapshot.processes, given)
+        family = grow_family(container.init, snapshot.processes, given, terminals)
         warm = frozenset({record.pid for record in snapshot.living} & set(given))
         return Site(container, family.seeds, warm)
     except BaseException:

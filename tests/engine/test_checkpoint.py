@@ -448,7 +448,11 @@ REFUSED = {
         "number = libc.syscall(425, 4, ctypes.create_string_buffer(120))",
         "io_uring",
     ),
-    "pidfd": ("number = os.pidfd_open(os.getpid())", "pidfd"),
+    "pidfd": ("number = os.pidfd_open(os.getppid())", "which is not of the tree"),
+    "pseudoterminal": (
+        "number = os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY)",
+        "has not been opened yet",
+    ),
     "System V shared memory": (
         "libc.shmat.restype = ctypes.c_void_p\n"
         "key = libc.shmget(0, 4096, 0o1600)\n"

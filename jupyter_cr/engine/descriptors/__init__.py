@@ -33,7 +33,9 @@ from jupyter_cr.engine.descriptors import (
     o_path,
     other_socket,
     owner,
+    pidfd,
     pipe,
+    pseudoterminal,
     regular_file,
     signalfd,
     tcp_socket,
@@ -60,6 +62,7 @@ KINDS: tuple[Kind, ...] = (
     deleted_file,
     regular_file,
     directory,
+    pseudoterminal,
     terminal,
     character_device,
     pipe,
@@ -68,18 +71,21 @@ KINDS: tuple[Kind, ...] = (
     timerfd,
     signalfd,
     epoll,
+    pidfd,
     unix_socket,
     tcp_socket,
     udp_socket,
 )
 """The first that matches takes an open file: O_PATH before all, as it may name anything,
-deleted files before those with a name, terminals before other devices."""
+deleted files before those with a name, pseudoterminals before other terminals, those
+before other devices."""
 
 Record: TypeAlias = (
     o_path.Record
     | regular_file.Record
     | deleted_file.Record
     | directory.Record
+    | pseudoterminal.Record
     | terminal.Record
     | character_device.Record
     | pipe.Record
@@ -88,6 +94,7 @@ Record: TypeAlias = (
     | timerfd.Record
     | signalfd.Record
     | epoll.Record
+    | pidfd.Record
     | unix_socket.Record
     | tcp_socket.Record
     | udp_socket.Record
@@ -131,14 +138,6 @@ _REFUSED = MappingProxyType(
             "Stop the profiler before the checkpoint.",
         ),
         "anon_inode:bpf": ("is a BPF program or map", _OUTSIDE),
-        "anon_inode:[pidfd]": (
-            "is a pidfd (pidfd_open(2))",
-            "Wait for that process to end, or close the pidfd.",
-        ),
-        "pidfd:": (
-            "is a pidfd (pidfd_open(2))",
-            "Wait for that process to end, or close the pidfd.",
-        ),
         "/dmabuf:": ("is memory of a device (dma-buf)", _OUTSIDE),
         "net:[": ("is a network namespace", _OUTSIDE),
         "mnt:[": ("is a mount namespace", _OUTSIDE),

@@ -99,6 +99,10 @@ class Tree:
     descriptors: Sequence[Descriptor]
     pids: Mapping[int, int] = field(default_factory=dict)
     """pid inside the tree's own namespace -> pid as this process sees it."""
+    zombies: Mapping[int, int] = field(default_factory=dict)
+    """The same of processes that have ended and are still to be waited for."""
+    memo: dict[str, Any] = field(default_factory=dict)
+    """For what a kind finds out once; keys are the modules' names."""
 
     @cached_property
     def by_inode(self) -> dict[tuple[int, int], list[Descriptor]]:
@@ -156,6 +160,8 @@ class Rebuilding:
     outer: Mapping[int, int] = field(default_factory=dict)
     """Restore: inode of a pipe or socket that leaves the tree -> a descriptor of this
     process on it, where one could still be had (from the tree being replaced)."""
+    pids: Mapping[int, int] = field(default_factory=dict)
+    """Process or thread inside the tree -> its number as this process sees it."""
     warnings: list[str] = field(default_factory=list)
     """Sentences for the user: ties that could not be made again as they were."""
     stack: ExitStack = field(default_factory=ExitStack)

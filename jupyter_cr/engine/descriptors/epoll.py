@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from jupyter_cr.engine.descriptors import pipe, terminal
+from jupyter_cr.engine.descriptors import pipe, pseudoterminal, terminal
 from jupyter_cr.engine.descriptors.base import Descriptor, Place, Rebuilding, Tree
 from jupyter_cr.tracer import libc
 from jupyter_cr.tracer.calls import Call
@@ -64,9 +64,9 @@ def collect(descriptor: Descriptor, tree: Tree) -> Record:
         nth = seen.get(fd, 0)
         seen[fd] = nth + 1
         holder, target = _find_holder(descriptor, tree, fd, nth, inode)
-        may_fail = terminal.matches(target) or (
-            pipe.matches(target) and pipe.leaves_tree(target, tree)
-        )
+        may_fail = (
+            terminal.matches(target) and not pseudoterminal.is_inside(target, tree)
+        ) or (pipe.matches(target) and pipe.leaves_tree(target, tree))
         registrations.append(Registration(holder, fd, events, data, may_fail))
     return Record(tuple(registrations))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["calls", "collect_owner", "collect_signal", "rebuild_signal"]
+__all__ = ["calls", "collect_owner", "collect_signal", "inner_group", "rebuild_signal"]
 
 import fcntl
 import os
@@ -31,6 +31,11 @@ def collect_owner(descriptor: Descriptor, tree: Tree) -> tuple[int, int]:
     kind, pid = _OWNER.unpack(answer)
     inner = _inner_number(kind, pid, tree) if pid else 0
     return (kind, inner) if inner else (0, 0)
+
+
+def inner_group(group: int, tree: Tree) -> int:
+    """A process group as the tree numbers it; 0 if none of the tree is in it."""
+    return _inner_number(_F_OWNER_PGRP, group, tree) if group else 0
 
 
 def collect_signal(descriptor: Descriptor) -> int:
@@ -73,7 +78,8 @@ def _inner_number(kind: int, number: int, tree: Tree) -> int:
 
 def _outer_pids(tree: Tree) -> set[int]:
     held = {place.pid for d in tree.descriptors for place in d.places}
-    return {tree.pids.get(pid, pid) for pid in held} | set(tree.pids.values())
+    known = {*tree.pids.values(), *tree.zombies.values()}
+    return {tree.pids.get(pid, pid) for pid in held} | known
 
 
 def _group(pid: int) -> int | None:

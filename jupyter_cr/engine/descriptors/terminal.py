@@ -1,8 +1,4 @@
-"""Terminals: ties that leave the tree, to whoever sits in front of them.
-
-The side that a terminal emulator holds (/dev/ptmx) is refused: what runs on the other
-side would have to be told of the new one.
-"""
+"""Terminals: ties that leave the tree, to whoever sits in front of them."""
 
 from __future__ import annotations
 
@@ -16,7 +12,6 @@ import msgspec
 from jupyter_cr.engine.descriptors import path
 from jupyter_cr.engine.descriptors.base import Descriptor, Rebuilding, Tree
 
-_PTMX = os.makedev(5, 2)
 # devices.txt: 4 virtual consoles and serial lines, 5 /dev/tty and console, 136-143 pts.
 _MAJORS = frozenset({4, 5, *range(136, 144)})
 
@@ -35,16 +30,7 @@ def matches(descriptor: Descriptor) -> bool:
 
 
 def collect(descriptor: Descriptor, tree: Tree) -> Record:
-    """Which terminal it is.
-
-    Raises:
-        Unsupported: It is the master side of a pseudoterminal.
-    """
-    if descriptor.stat.st_rdev == _PTMX:
-        raise descriptor.unsupported(
-            "is the master side of a pseudoterminal",
-            "End the program that runs in this terminal, or close it.",
-        )
+    """Which terminal it is."""
     flags = descriptor.flags & path.REOPEN
     return Record(os.fsencode(descriptor.link), descriptor.stat.st_rdev, flags)
 

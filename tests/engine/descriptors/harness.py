@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,9 +48,10 @@ def describe(fd: int, *places: Place) -> Descriptor:
 
 
 @contextmanager
-def tree_of(*fds: int | Descriptor) -> Iterator[Tree]:
-    """A tree that holds these descriptors."""
-    tree = Tree([fd if isinstance(fd, Descriptor) else describe(fd) for fd in fds])
+def tree_of(*fds: int | Descriptor, members: Collection[int] = ()) -> Iterator[Tree]:
+    """A tree that holds these descriptors, of those processes."""
+    descriptors = [fd if isinstance(fd, Descriptor) else describe(fd) for fd in fds]
+    tree = Tree(descriptors, {pid: pid for pid in members})
     try:
         yield tree
     finally:
@@ -58,9 +59,9 @@ def tree_of(*fds: int | Descriptor) -> Iterator[Tree]:
             os.close(descriptor.local)
 
 
-def collect(*fds: int | Descriptor) -> list[OpenFile]:
+def collect(*fds: int | Descriptor, members: Collection[int] = ()) -> list[OpenFile]:
     """Collects, and reads back from bytes, what the image would hold."""
-    with tree_of(*fds) as tree:
+    with tree_of(*fds, members=members) as tree:
         files = [collect_open_file(d, tree, n) for n, d in enumerate(tree.descriptors)]
     decoded: list[OpenFile] = msgspec.msgpack.decode(
         msgspec.msgpack.encode(files), type=list[File]
@@ -84,9 +85,10 @@ def rebuilt(
     *,
     complete: bool = True,
     outer: dict[int, int] | None = None,
+    pids: dict[int, int] | None = None,
 ) -> Iterator[tuple[list[int], Rebuilding]]:
     """The rebuilt descriptors; the tree counts as complete unless told otherwise."""
-    rebuilding = Rebuilding(mode=mode, files=files, outer=outer or {})
+    rebuilding = Rebuilding(mode=mode, files=files, outer=outer or {}, pids=pids or {})
     fds: list[int] = []
     try:
         with rebuilding.stack:

@@ -47,12 +47,6 @@ def test_every_kind_takes_its_own_records(tmp_path: Path) -> None:
     assert kind_of_record(file.record) in KINDS
 
 
-def test_pidfd_is_refused() -> None:
-    error = refused(os.pidfd_open(os.getpid()))
-    assert "pidfd" in error.message
-    assert error.hint
-
-
 def test_inotify_is_refused() -> None:
     error = refused(libc.syscall(INOTIFY_INIT1, os.O_CLOEXEC))
     assert f"process {os.getpid()}" in error.message

@@ -6,7 +6,6 @@ import tty
 
 import pytest
 
-from jupyter_cr.errors import Unsupported
 from tests.engine.descriptors.harness import collect, collect_and_close, flags_of, rebuilt
 
 
@@ -37,19 +36,3 @@ def test_terminal_that_is_gone(access: int) -> None:
         assert os.fstat(again).st_rdev == os.makedev(1, 3)
         assert flags_of(again) == before
         assert name in rebuilding.warnings[0]
-
-
-def test_terminal_that_was_gone_at_the_checkpoint() -> None:
-    master, slave = pty.openpty()
-    os.close(master)
-    with rebuilt(collect_and_close(slave)) as ([again], rebuilding):
-        assert os.fstat(again).st_rdev == os.makedev(1, 3)
-        assert len(rebuilding.warnings) == 1
-
-
-def test_master_side_is_refused() -> None:
-    master, slave = pty.openpty()
-    with pytest.raises(Unsupported, match="master side"):
-        collect(master)
-    os.close(master)
-    os.close(slave)
