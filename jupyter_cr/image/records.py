@@ -55,11 +55,13 @@ class RunningRequest(msgspec.Struct, frozen=True, kw_only=True):
     msg_id: str
     msg_type: str = "execute_request"
     session: str = ""
-    """Of the front end that had sent it, as in the message's header."""
+    """Of the websocket by which it came: the kernel's name for who is to be answered."""
     cell_id: str = ""
     begun: bool = True
     """Whether the kernel was at it, or had it in its queue."""
     channel: str = "shell"
+    subshell: str = ""
+    """To which it was addressed; empty for the main shell."""
     prompt: InputPrompt | None = None
     """What it waited for, if for input."""
 

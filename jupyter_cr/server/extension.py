@@ -8,11 +8,11 @@ from typing import Any
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_server.extension.application import ExtensionApp
+from jupyter_server.gateway.gateway_client import GatewayClient
 from traitlets import Bool
 from traitlets.config import Config
 
 from jupyter_cr.errors import StorageError
-from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST
 from jupyter_cr.kernels.provisioner import SnapshotProvisioner
 from jupyter_cr.server.adoption import adopt_kernels
 from jupyter_cr.server.documents import Documents
@@ -59,7 +59,9 @@ class SnapshotExtension(ExtensionApp):
         chosen = Config()
         if self.default_provisioner and not _is_provisioner_chosen(serverapp.config):
             chosen.KernelProvisionerFactory.default_provisioner_name = PROVISIONER
-        if "kernel_websocket_connection_class" not in serverapp.config.ServerApp:
+        has_chosen = "kernel_websocket_connection_class" in serverapp.config.ServerApp
+        # With a gateway, kernels run elsewhere, and the server has a class of its own.
+        if not has_chosen and not GatewayClient.instance(parent=serverapp).gateway_enabled:
             chosen.ServerApp.kernel_websocket_connection_class = SettlingWebsocketConnection
         serverapp.update_config(chosen)
 
@@ -71,8 +73,6 @@ class SnapshotExtension(ExtensionApp):
         self._kernels.untracked_message_types = [
             *self._kernels.untracked_message_types,
             *UNTRACKED,
-            REQUEST,
-            REPLY,
         ]
         self._documents = Documents(app.contents_manager, app.session_manager)
         emit = Emitter(app.event_logger, self.log)

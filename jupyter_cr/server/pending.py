@@ -25,17 +25,28 @@ What holds:
 * A prompt that was open in the snapshot is open again: the front end is asked anew, unless
   it still is at it.
 
-What remains: ZeroMQ keeps what a kernel does not take, once a connection's buffers are
-full (some megabytes, with kernels that do not read while they compute). A request that is
-still in there when the old processes end is settled as aborted, and run by the new ones.
+* What `pending` says when a snapshot is begun need not hold when the kernel is frozen.
+  What was answered in between, or was under way and is in no snapshot, is found out after
+  the restore, by a question that the kernel answers after all others, and settled then.
+
+What remains, where the reply is "aborted" and the code is run all the same:
+
+* Requests that are sent while a snapshot is being taken, before the kernel is frozen, and
+  then go on in it (unless the kernel is `held` for as long).
+* Requests that are still in ZeroMQ's own queue when the old processes end. It keeps what a
+  kernel does not take, once the connection's buffers are full: some megabytes, with kernels
+  that do not read while they compute.
+
 And only what goes through this server's websockets is known: not what a console asks that
 is connected to the kernel itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,8 +110,7 @@ class Pending:
     """A request that has not been answered, or not wholly.
 
     Attributes:
-        session: of the front end, as in the header.
-        via: session of the websocket it came by, which is the kernel's name for it.
+        session: of the front end's websocket, which is the kernel's name for it.
         header: JSON, as the front end has sent it.
         begun: the kernel has said that it is busy with it.
         replied, idle: what the front end has been told.
@@ -114,8 +124,8 @@ class Pending:
     msg_type: str
     session: str
     channel: str
-    via: str
     header: bytes
+    subshell: str = ""
     cell_id: str = ""
     begun: bool = False
     replied: bool = False
@@ -139,6 +149,13 @@ class Pending:
     def is_done(self) -> bool:
         return self.idle and self.is_answered
 
+    @property
+    def is_in_queue(self) -> bool:
+        """Whether the front end waits for what was asked of the main shell before the
+        snapshot."""
+        is_waiting = self.goes_on and not (self.is_answered or self.ended)
+        return is_waiting and self.channel == "shell" and not self.subshell
+
 
 class Connection(Protocol):
     """One front end's websocket to a kernel."""
@@ -155,10 +172,10 @@ class Connection(Protocol):
     ) -> None:
         """Send a message to the front end as if the kernel did."""
 
-    def ask(self, channel: str, header: dict[str, Any]) -> None:
-        """Send a request without content to the kernel as if the front end did."""
+    def ask(self, channel: str, header: dict[str, Any], content: dict[str, Any]) -> None:
+        """Send a request to the kernel as if the front end did."""
 
-    def handle_incoming_message(self, incoming_msg: Any) -> None:
+    def pass_on(self, message: Any) -> None:
         """Send to the kernel what the front end has sent."""
 
 
@@ -186,17 +203,19 @@ class KernelRequests:
     _marked: bool = False
     _replied: set[str] = field(default_factory=set)
     _idle: set[str] = field(default_factory=set)
+    _probes: dict[str, str] = field(default_factory=dict)
     _closed_prompts: set[str] = field(default_factory=set)
     _holds: int = 0
-    _held: list[tuple[Connection, Any]] = field(default_factory=list)
+    _held: deque[tuple[Connection, Any]] = field(default_factory=deque)
 
     # What front ends say
 
     def hold(self, connection: Connection, message: Any) -> bool:
         """Whether a message has to wait; it is kept then."""
-        if self._holds:
+        waits = bool(self._holds or self._held)
+        if waits:
             self._held.append((connection, message))
-        return bool(self._holds)
+        return waits
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -206,16 +225,22 @@ class KernelRequests:
             yield
         finally:
             self._holds -= 1
-            if not self._holds:
-                self._release()
+            if self._held:
+                asyncio.get_running_loop().call_soon(self._release)
 
     def _release(self) -> None:
-        held, self._held = self._held, []
-        for connection, message in held:
-            present = self.connections.get(connection.session_id, connection)
-            present.handle_incoming_message(message)
+        """Let the next message go. What is wrong with one, the event loop says; it is of
+        no concern to the others."""
+        if self._holds or not self._held:
+            return
+        connection, message = self._held.popleft()
+        if self._held:
+            asyncio.get_running_loop().call_soon(self._release)
+        self.connections.get(connection.session_id, connection).pass_on(message)
 
-    def send(self, via: str, channel: str, header: bytes, metadata: bytes) -> bytes | None:
+    def send(
+        self, session: str, channel: str, header: bytes, metadata: bytes
+    ) -> bytes | None:
         """Take note of a message to the kernel: the header to send it with, None if it is
         not to be sent."""
         try:
@@ -223,9 +248,14 @@ class KernelRequests:
         except msgspec.MsgspecError:
             return header
         if read.msg_type == "input_reply":
-            return self._reply_to_prompt(via, header)
+            return self._reply_to_prompt(session, header)
         self.requests[read.msg_id] = Pending(
-            read.msg_id, read.msg_type, read.session, channel, via, header
+            read.msg_id,
+            read.msg_type,
+            session,
+            channel,
+            header,
+            read.subshell_id or "",
         )
         if read.msg_type == "execute_request":
             self.requests[read.msg_id].cell_id = _cell_id(metadata)
@@ -233,20 +263,20 @@ class KernelRequests:
             return _without_subshell(header)
         return header
 
-    def _reply_to_prompt(self, via: str, header: bytes) -> bytes | None:
-        asked = [r for r in self.requests.values() if r.via == via and r.prompt is not None]
+    def _reply_to_prompt(self, session: str, header: bytes) -> bytes | None:
+        asked = [r for r in self._of(session) if r.prompt is not None]
         for request in asked:
             request.prompt = None
-        if not asked and via in self._closed_prompts:
+        if not asked and session in self._closed_prompts:
             # Of a cell that was settled. The kernel would take it for the next answer.
-            self._closed_prompts.discard(via)
+            self._closed_prompts.discard(session)
             return None
         return header
 
     # What the kernel says
 
     def hear(
-        self, via: str, channel: str, header: bytes, parent: bytes, content: bytes
+        self, session: str, channel: str, header: bytes, parent: bytes, content: bytes
     ) -> bool:
         """Take note of a message from the kernel. Whether the front end is to get it."""
         try:
@@ -258,7 +288,7 @@ class KernelRequests:
                     return False
                 self._hear_status(_header(header), msg_id, content)
             elif channel == "stdin":
-                self._hear_prompt(via, msg_id, content)
+                self._hear_prompt(session, msg_id, content)
             else:
                 return self._hear_reply(msg_id, content)
         except msgspec.MsgspecError:
@@ -281,6 +311,9 @@ class KernelRequests:
     def _hear_reply(self, msg_id: str, content: bytes) -> bool:
         if self.subshells.hear(msg_id, content):
             return False
+        if (session := self._probes.pop(msg_id, None)) is not None:
+            self._end_overtaken(session)
+            return False
         if msg_id in self.settled:
             self.settled.discard(msg_id)
             return False
@@ -294,15 +327,18 @@ class KernelRequests:
             self._forget_done(request)
         return True
 
-    def _hear_prompt(self, via: str, msg_id: str, content: bytes) -> None:
+    def _hear_prompt(self, session: str, msg_id: str, content: bytes) -> None:
         # From now on an answer is one to this.
-        self._closed_prompts.discard(via)
+        self._closed_prompts.discard(session)
         if (request := self.requests.get(msg_id)) is not None:
             request.prompt = _prompt(content).as_record()
 
     def _note(self, heard: set[str], msg_id: str) -> None:
         if self._marked:
             heard.add(msg_id)
+
+    def _of(self, session: str) -> list[Pending]:
+        return [r for r in self.requests.values() if r.session == session]
 
     def _forget_done(self, request: Pending) -> None:
         if request.is_done:
@@ -318,6 +354,7 @@ class KernelRequests:
                 msg_type=request.msg_type,
                 session=request.session,
                 channel=request.channel,
+                subshell=request.subshell,
                 cell_id=request.cell_id,
                 begun=request.begun,
                 prompt=request.prompt,
@@ -330,7 +367,7 @@ class KernelRequests:
         """Forget requests of front ends that are gone. To be called when the kernel has
         nothing to do: they were answered, but nobody was there to hear it."""
         for request in list(self.requests.values()):
-            if request.via not in self.connections and not request.ended:
+            if request.session not in self.connections and not request.ended:
                 del self.requests[request.msg_id]
 
     def follow(self, launch: object) -> None:
@@ -339,6 +376,7 @@ class KernelRequests:
             self.launch = launch
             self.requests.clear()
             self.settled.clear()
+            self._probes.clear()
             self._closed_prompts.clear()
             self.subshells = Subshells()
 
@@ -356,6 +394,7 @@ class KernelRequests:
             # What the former processes have said comes first.
             connection.flush()
         self.cells_run = 0
+        self._probes.clear()
         kept = {request.msg_id for request in going_on}
         for request in self.requests.values():
             request.ended = request.msg_id not in kept
@@ -364,23 +403,32 @@ class KernelRequests:
         self._marked = False
         self._replied.clear()
         self._idle.clear()
+        self.subshells.doubt()
         for connection in connections:
             self._tell_ended(connection, connections)
-            self._ask_anew(connection)
-        busy = next((r for r in self.requests.values() if r.begun and not r.ended), None)
+        is_busy = self._tell_state(connections)
         for connection in connections:
-            if busy is None:
-                _tell_status(connection, "idle", {})
-            else:
-                _tell_status(connection, "busy", _decoded(busy.header))
-        self.subshells.doubt()
-        if connections:
-            self._ask_for_subshells(connections[0])
+            self._ask(connection)
+        return is_busy
+
+    def _tell_state(self, connections: Collection[Connection]) -> bool:
+        """What the kernel does, whatever was said last. Whether it is busy."""
+        busy = next((r for r in self.requests.values() if r.begun and not r.ended), None)
+        state = "idle" if busy is None else "busy"
+        parent = {} if busy is None else _decoded(busy.header)
+        for connection in connections:
+            connection.tell("iopub", "status", {"execution_state": state}, parent)
         return busy is not None
+
+    def _ask(self, connection: Connection) -> None:
+        """What is asked of a front end, and of the kernel by its websocket."""
+        self._ask_anew(connection)
+        self._probe(connection)
+        self._ask_for_subshells(connection)
 
     def _ask_for_subshells(self, connection: Connection) -> None:
         if (header := self.subshells.question(_new_header)) is not None:
-            connection.ask("control", header)
+            connection.ask("control", header, {})
             self.requests.pop(header["msg_id"], None)  # It is nobody's.
 
     def _go_on(self, going_on: RunningRequest) -> None:
@@ -394,8 +442,8 @@ class KernelRequests:
                 going_on.msg_type,
                 going_on.session,
                 going_on.channel,
-                going_on.session,
                 msgspec.json.encode(header),
+                going_on.subshell,
                 going_on.cell_id,
             )
             self.requests[request.msg_id] = request
@@ -410,21 +458,42 @@ class KernelRequests:
         self._forget_done(request)
 
     def _ask_anew(self, connection: Connection) -> None:
-        via = connection.session_id
-        for request in self.requests.values():
-            if request.asks_anew and request.prompt is not None and request.via == via:
+        for request in self._of(connection.session_id):
+            if request.asks_anew and (prompt := request.prompt) is not None:
                 request.asks_anew = False
-                prompt = request.prompt
                 content = {"prompt": prompt.text, "password": prompt.is_password}
                 connection.tell("stdin", "input_request", content, _decoded(request.header))
 
-    def join(self, connection: Connection, is_busy: bool) -> None:
+    def join(self, connection: Connection) -> None:
         """A websocket is ready: it is told what its session has missed."""
         self.connections[connection.session_id] = connection
         if self._tell_ended(connection, [connection]):
-            _tell_status(connection, "busy" if is_busy else "idle", {})
-        self._ask_anew(connection)
-        self._ask_for_subshells(connection)
+            self._tell_state([connection])
+        self._ask(connection)
+
+    def _probe(self, connection: Connection) -> None:
+        """Find out whether the kernel really goes on with what one front end has asked.
+
+        Between the time at which that was written down and the snapshot, it may have
+        answered; or the request was still under way, and is in no snapshot. A kernel
+        answers one front end's requests in order: once it has answered this one, there
+        will be no answer to those before.
+        """
+        session = connection.session_id
+        if any(request.is_in_queue for request in self._of(session)):
+            # Of those that a server takes for a sign of what the kernel does, the most
+            # idle.
+            header = _new_header("is_complete_request", "")
+            self._probes[header["msg_id"]] = session
+            connection.ask("shell", header, {"code": ""})
+            self.requests.pop(header["msg_id"], None)  # It is nobody's.
+
+    def _end_overtaken(self, session: str) -> None:
+        for request in self._of(session):
+            if request.is_in_queue:
+                request.ended = True
+        if (connection := self.connections.get(session)) is not None:
+            self._tell_ended(connection, [connection])
 
     def leave(self, connection: Connection) -> None:
         """A websocket is closed."""
@@ -433,13 +502,12 @@ class KernelRequests:
 
     def _tell_ended(self, connection: Connection, all_: list[Connection]) -> bool:
         """Answer the requests of one session that have ended. Whether there were any."""
-        via = connection.session_id
-        ended = [r for r in self.requests.values() if r.ended and r.via == via]
+        ended = [r for r in self._of(connection.session_id) if r.ended]
         for request in ended:
             del self.requests[request.msg_id]
             parent = _decoded(request.header)
             if request.msg_type == "kernel_info_request" and not request.replied:
-                connection.ask(request.channel, parent)
+                connection.ask(request.channel, parent, {})
                 continue
             if request.has_reply and not request.replied:
                 self.settled.add(request.msg_id)
@@ -558,8 +626,3 @@ def _new_header(msg_type: str, session: str, msg_id: str = "") -> dict[str, Any]
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": "5.3",
     }
-
-
-def _tell_status(connection: Connection, state: str, parent: dict[str, Any]) -> None:
-    """What the kernel does now, whatever was said last."""
-    connection.tell("iopub", "status", {"execution_state": state}, parent)

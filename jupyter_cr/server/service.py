@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -500,7 +500,7 @@ class SnapshotService:
             session_id=session_id,
             key_renewed=revival.key_renewed,
             elapsed_ms=revival.running.elapsed_ms,
-            warnings=revival.running.warnings,
+            warnings=tuple(_fork_warnings(revival)),
             running=header.notebook.running,
         )
         self._emit(
@@ -679,6 +679,16 @@ def _pid(provisioner: LocalProvisioner) -> int:
     pid = provisioner.pid
     assert pid is not None
     return pid
+
+
+def _fork_warnings(revival: Revival) -> Iterator[str]:
+    assert revival.running is not None
+    yield from revival.running.warnings
+    if not revival.key_renewed:
+        yield (
+            "The fork has its original's session key, since it could not be told of one "
+            "of its own: whoever may connect to the one may connect to the other."
+        )
 
 
 def _require_same_kernel(header: Header, kernel_id: str) -> None:

@@ -67,8 +67,7 @@ class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
 
     def _join(self) -> None:
         if self.channels:
-            state = getattr(self.kernel_manager, "execution_state", "")
-            self._requests.join(self, is_busy=state == "busy")
+            self._requests.join(self)
 
     def disconnect(self) -> Any:
         """Called by the handler when the websocket has been closed, or by the server."""
@@ -78,7 +77,11 @@ class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
     def handle_incoming_message(self, incoming_msg: Any) -> None:
         """Called by the handler with each message of the front end."""
         if not self._requests.hold(self, incoming_msg):
-            super().handle_incoming_message(incoming_msg)
+            self.pass_on(incoming_msg)
+
+    def pass_on(self, message: Any) -> None:
+        """Send to the kernel what the front end has sent."""
+        super().handle_incoming_message(message)
 
     def _watch_request(self, channel: str, header: bytes, metadata: bytes) -> bytes | None:
         requests = kernel_requests(self.kernel_manager)  # of this launch, if it is new
@@ -129,9 +132,14 @@ class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
                 message["channel"] = channel
                 self.write_message(json.dumps(message, default=json_default))
 
-    def ask(self, channel: str, header: dict[str, Any]) -> None:
-        """Send a request without content to the kernel as if the front end did."""
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": {}}
+    def ask(self, channel: str, header: dict[str, Any], content: dict[str, Any]) -> None:
+        """Send a request to the kernel as if the front end did."""
+        message = {
+            "header": header,
+            "parent_header": {},
+            "metadata": {},
+            "content": content,
+        }
         if (stream := self.channels.get(channel)) is not None and not stream.closed():
             self.session.send(stream, message)
 

@@ -123,7 +123,7 @@ def test_a_debugger(server: Server) -> None:
     server.do(f"kernels/{kernel_id}/checkpoint", name="one")
     answer(front_end, "p number * 10")
     prompt(front_end, 2)
-    assert "420\n" in printed(front_end, request)
+    wait_until(lambda: "420\n" in printed(front_end, request))
 
     server.do(f"kernels/{kernel_id}/restore", snapshot="one")
     answer(front_end, "p number + 1")
