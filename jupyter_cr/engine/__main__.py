@@ -30,16 +30,16 @@ from pathlib import Path
 import msgspec
 
 from jupyter_cr import operations
-from jupyter_cr.engine.lines import (
+from jupyter_cr.engine.waiter import become_waiter
+from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
+from jupyter_cr.image import NotebookFacts
+from jupyter_cr.kernels.lines import (
     ErrorLine,
     Line,
     ProgressLine,
     ResultLine,
     encode_line,
 )
-from jupyter_cr.engine.waiter import become_waiter
-from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
-from jupyter_cr.image import NotebookFacts
 
 __all__ = ["main"]
 

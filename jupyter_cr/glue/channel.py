@@ -17,11 +17,11 @@ from typing import Any
 
 import msgspec
 
-from jupyter_cr.engine.lines import ErrorLine, ResultLine, StartedLine, decode_line
 from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess
 from jupyter_cr.glue.helper import Helper, connection_file
 from jupyter_cr.glue.hooks import catch_up
 from jupyter_cr.glue.whereabouts import Role, Whereabouts, find_out
+from jupyter_cr.kernels.lines import ErrorLine, ResultLine, StartedLine, decode_line
 
 __all__ = ["Copied", "ask", "ask_server"]
 

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from jupyter_cr.engine.lines import ErrorLine, ProgressLine, ResultLine, decode_line
 from jupyter_cr.errors import Cancelled, EngineError
+from jupyter_cr.kernels.lines import ErrorLine, ProgressLine, ResultLine, decode_line
 from jupyter_cr.store import store_root
 
 __all__ = ["EngineProcess", "Progress"]

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from jupyter_cr.engine.lines import ErrorLine, ProgressLine, ResultLine, decode_line
 from jupyter_cr.errors import EngineError
+from jupyter_cr.kernels.lines import ErrorLine, ProgressLine, ResultLine, decode_line
 from jupyter_cr.kernels.records import find_guardian, private_dir
 
 __all__ = ["ask_guardian"]

@@ -33,13 +33,6 @@ import msgspec
 import psutil
 
 from jupyter_cr.engine.identity import SEED_NAME
-from jupyter_cr.engine.lines import (
-    ErrorLine,
-    Line,
-    ProgressLine,
-    ResultLine,
-    encode_line,
-)
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
@@ -48,6 +41,13 @@ from jupyter_cr.errors import (
     UsageError,
 )
 from jupyter_cr.kernels.connection import runtime_dir
+from jupyter_cr.kernels.lines import (
+    ErrorLine,
+    Line,
+    ProgressLine,
+    ResultLine,
+    encode_line,
+)
 from jupyter_cr.operations import Progress
 from jupyter_cr.server.problems import Problem, problem_of
 from jupyter_cr.server.requests import OPERATIONS, OperationRequest, convert_fields

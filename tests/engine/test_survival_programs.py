@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -578,7 +579,7 @@ def test_exit_status_reaches_who_called(user: User, how: str, mode: str) -> None
         )
         try:
             assert caller.stdout is not None
-            answer = eval(caller.stdout.readline(), {"null": None})
+            answer = json.loads(caller.stdout.readline())
             soon = "import threading; threading.Timer(0.1, lambda: {}).start()"
             tell(answer["pid"], soon.format(code))
             out, _ = caller.communicate(timeout=LIMIT)
