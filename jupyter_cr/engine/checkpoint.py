@@ -17,7 +17,7 @@ from functools import partial
 
 from jupyter_cr.engine import pages
 from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
-from jupyter_cr.engine.descriptors import File
+from jupyter_cr.engine.descriptors import File, regular_file
 from jupyter_cr.engine.family import plan_family
 from jupyter_cr.engine.freeze import Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
@@ -136,14 +136,22 @@ def _silent(phase: str, share: float) -> None:
 
 
 def _take(pid: int, survey: Survey) -> _Taken:
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            survey = survey_tree(pid)
+    patient_until = time.monotonic() + _PATIENCE
+    attempts = 0
+    while attempts < _ATTEMPTS:
         try:
-            frozen = _freeze_and_clone(pid, survey)
+            frozen = _freeze_and_clone(
+                pid, survey, patient=time.monotonic() < patient_until
+            )
+        except _InTransaction:
+            time.sleep(_TRANSACTION)
+            survey = survey_tree(pid)
+            continue
         except Interrupted:
-            if attempt + 1 == _ATTEMPTS:
+            attempts += 1
+            if attempts == _ATTEMPTS:
                 raise
+            survey = survey_tree(pid)
             continue
         with ExitStack() as on_failure:
             for twin in frozen.twins.values():
@@ -151,6 +159,8 @@ def _take(pid: int, survey: Survey) -> _Taken:
             if (processes := _describe(frozen, survey)) is not None:
                 on_failure.pop_all()
                 return _Taken(frozen, processes)
+        attempts += 1
+        survey = survey_tree(pid)
     raise TargetError(
         f"process {pid} keeps changing memory that fork(2) does not hand on",
         "Try again when it has finished setting up.",
@@ -163,7 +173,24 @@ def _play(pid: int) -> None:
         twin.end()
 
 
-def _freeze_and_clone(pid: int, survey: Survey) -> _Frozen:
+class _InTransaction(Exception):
+    """A process is about to delete a file that it has open."""
+
+
+_TRANSACTION, _PATIENCE = 0.02, 0.5
+"""Seconds after which most short transactions are over, and for which they are waited
+for: a long one is part of what is to be saved."""
+
+
+def _freeze_and_clone(pid: int, survey: Survey, *, patient: bool = False) -> _Frozen:
+    """All that happens while the tree stands still.
+
+    Args:
+        patient: rather come back than take an instant that may not last.
+
+    Raises:
+        _InTransaction: such an instant.
+    """
     with ExitStack() as on_error:
         with freeze(pid) as freezing:
             twins: dict[int, Twin] = {}
@@ -173,6 +200,8 @@ def _freeze_and_clone(pid: int, survey: Survey) -> _Frozen:
                 outer, begun = first()
                 with _finishing(begun, outer, twins, on_error):
                     files, shared = collect_files(freezing.tree, collected)
+                    if patient and any(map(_is_journal, files)):
+                        raise _InTransaction
                 for begin in others:
                     outer, begun = begin()
                     with _finishing(begun, outer, twins, on_error):
@@ -180,6 +209,14 @@ def _freeze_and_clone(pid: int, survey: Survey) -> _Frozen:
         identity = identity_of(freezing.tree)
         on_error.pop_all()
         return _Frozen(collected, files, shared, twins, freezing.downtime_ms, identity)
+
+
+def _is_journal(file: File) -> bool:
+    """SQLite deletes a rollback journal with its transaction (sqlite.org/tempfiles.html,
+    2.1); a snapshot that needs it could be restored only until then. IPython writes its
+    history so."""
+    record = file.record
+    return isinstance(record, regular_file.Record) and record.path.endswith(b"-journal")
 
 
 @contextmanager

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from jupyter_cr.engine import shared_memory
+from jupyter_cr.engine.open_file_table import FileTable
 from jupyter_cr.errors import Unsupported, UsageError
 from jupyter_cr.tracer import ptrace
 from jupyter_cr.tracer.proc.maps import read_maps
@@ -552,3 +554,29 @@ def test_as_ordinary_user(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     finally:
         subprocess.run(["rm", "-rf", str(own)], check=True)
+
+
+def test_short_transactions_are_waited_for() -> None:
+    """SQLite's journal is deleted with its transaction: a snapshot with one in it could be
+    restored only until then."""
+    code = """
+import sqlite3, time
+database = sqlite3.connect("{path}", isolation_level=None)
+database.execute("CREATE TABLE t (x)")
+print("ready", flush=True)
+while True:
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("INSERT INTO t VALUES (1)")
+    time.sleep(0.01)
+    database.execute("COMMIT")
+    time.sleep(0.05)
+"""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        program(code.format(path=f"{directory}/x.db")) as running,
+    ):
+        for _ in range(10):
+            with checkpointed(running.pid) as (_, image):
+                (table,) = image.records(FileTable)
+                paths = [getattr(file.record, "path", b"") for file in table.files]
+                assert not any(path.endswith(b"-journal") for path in paths)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import User
+from tests.conftest import User, a_user
 from tests.engine.harness import LIMIT, wait_until
 from tests.engine.kernels import CommandLine, command_line, end_tree, running
 
@@ -25,6 +25,12 @@ pathlib.Path("ready").touch()
 while True: time.sleep(0.01)
 """
 WAYS = ["restore", "fork", "warm fork", "lazy restore"]
+
+
+@pytest.fixture(params=[pytest.param("root", marks=pytest.mark.long), "ordinary"])
+def user(request: pytest.FixtureRequest) -> Iterator[User]:
+    """`test_survival_programs` has the same of the command line, for both."""
+    yield from a_user(request.param)
 
 
 @pytest.fixture
