@@ -103,6 +103,7 @@ def test_killed_in_the_middle(server: Server) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("operation", ["checkpoint", "restore", "fork"])
 def test_killed_at_any_time(server: Server, operation: str) -> None:
     check_killed(server, operation, [0.02 + 0.03 * number for number in range(20)])
