@@ -109,7 +109,8 @@ def test_memory_that_moves_goes_or_is_inherited(
 def test_a_dead_pager_is_a_clear_death(
     cr: CommandLine, original: Kernel, snapshot: str
 ) -> None:
-    pid, path = cr.fork(snapshot, "--lazy")
+    # Without a new key the command returns at once, and most pages are still to come.
+    pid, path = cr.fork(snapshot, "--lazy", "--keep-key")
     for pager in pagers():
         os.kill(pager.pid, signal.SIGSTOP)
     if not (stopped := pagers()):
