@@ -142,6 +142,25 @@ class FrontEnd:
         assert reply.status == "ok", reply.content
         return reply.text.strip()
 
+    def value(self, expression: str, limit: float = LIMIT) -> str:
+        """repr() of an expression, as the reply itself says it: outputs may be lost where
+        a kernel has just been started afresh, and is still taken for a busy one (the
+        server waits for the subscription of those only that are idle)."""
+        content = {
+            "code": "",
+            "silent": True,
+            "store_history": False,
+            "user_expressions": {"value": expression},
+            "allow_stdin": False,
+        }
+        request = self.send("execute_request", content)
+        (reply,) = self.wait_for(
+            lambda _: [m for m in self.of(request) if m["channel"] == "shell"],
+            f"reply to {request}",
+            limit,
+        )
+        return str(reply["content"]["user_expressions"]["value"]["data"]["text/plain"])
+
     def states(self) -> list[str]:
         """All kernel states that it has been told."""
         with self._arrived:

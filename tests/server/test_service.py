@@ -95,8 +95,7 @@ def test_crash_after_restore_is_told(server: Server) -> None:
     server.do(f"kernels/{kernel_id}/restore", snapshot="one")
     front_end.execute("import os; os.kill(os.getpid(), 9)")
     wait_until(lambda: "restarting" in front_end.states(), "news of the end")
-    again = server.front_end(kernel_id)
-    assert again.run("print('x' in globals())") == "False"
+    assert server.front_end(kernel_id).value("'x' in globals()") == "False"
 
 
 def test_fork(server: Server) -> None:
