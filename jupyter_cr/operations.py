@@ -263,7 +263,7 @@ def restore(
         RestoreError: this machine cannot take it now.
     """
     if lazy:
-        result = leave_pager(lambda: bring_restored(name, lazy=True, store=store).parts)
+        result = leave_pager(lambda: bring_restored(name, lazy=True, store=store))
     else:
         result = bring_restored(name, store=store, progress=progress).result
     if result.connection_file is None:
@@ -290,11 +290,6 @@ class Brought(NamedTuple):
     result: RestoreResult
     pager: Pager | None
     """Of a lazy restore: has to be run, by this process."""
-
-    @property
-    def parts(self) -> tuple[RestoreResult, Pager | None]:
-        """Both."""
-        return self.result, self.pager
 
 
 def bring_restored(
@@ -368,7 +363,7 @@ def fork(
     """
     if lazy:
         result = leave_pager(
-            lambda: bring_fork(name, connection_file, lazy=True, store=store).parts
+            lambda: bring_fork(name, connection_file, lazy=True, store=store)
         )
     else:
         result = bring_fork(name, connection_file, store=store, progress=progress).result
@@ -554,7 +549,7 @@ def check_capabilities() -> CapabilitiesResult:
     found = probe_capabilities()
     return CapabilitiesResult(
         can_checkpoint=found.can_checkpoint,
-        can_restore=found.can_restore_here or found.can_restore_in_namespace,
+        can_restore=found.can_restore,
         items=tuple(found.items),
     )
 

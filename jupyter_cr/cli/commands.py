@@ -72,8 +72,7 @@ def check(as_json: bool) -> int:
         from jupyter_cr.cli.display import show_capabilities
 
         show_capabilities(found)
-    can_restore = found.can_restore_here or found.can_restore_in_namespace
-    return 0 if found.can_checkpoint and can_restore else 1
+    return 0 if found.can_checkpoint and found.can_restore else 1
 
 
 @cr.command()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 
 from jupyter_cr.engine import pages
 from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
@@ -137,21 +138,21 @@ def _silent(phase: str, share: float) -> None:
 
 def _take(pid: int, survey: Survey) -> _Taken:
     patient_until = time.monotonic() + _PATIENCE
+    surveys = chain([survey], (survey_tree(pid) for _ in count()))
     attempts = 0
     while attempts < _ATTEMPTS:
+        survey = next(surveys)
         try:
             frozen = _freeze_and_clone(
                 pid, survey, patient=time.monotonic() < patient_until
             )
         except _InTransaction:
             time.sleep(_TRANSACTION)
-            survey = survey_tree(pid)
             continue
         except Interrupted:
             attempts += 1
             if attempts == _ATTEMPTS:
                 raise
-            survey = survey_tree(pid)
             continue
         with ExitStack() as on_failure:
             for twin in frozen.twins.values():
@@ -160,7 +161,6 @@ def _take(pid: int, survey: Survey) -> _Taken:
                 on_failure.pop_all()
                 return _Taken(frozen, processes)
         attempts += 1
-        survey = survey_tree(pid)
     raise TargetError(
         f"process {pid} keeps changing memory that fork(2) does not hand on",
         "Try again when it has finished setting up.",

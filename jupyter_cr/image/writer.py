@@ -147,15 +147,7 @@ class ImageWriter:
         Raises:
             StorageError: disk full, or not writable any more.
         """
-        target = self.path / name
-        partial = self.path / f"{TEMPORARY}{name}"
-        with storage_errors(target):
-            fd = os.open(
-                partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600
-            )
-            with open(fd, "wb") as file:
-                file.write(content)
-            partial.rename(target)
+        write_beside(self.path, name, content)
 
     def commit(self, durable: bool = True) -> None:
         """Checksum the pages, write the trailer, and give the snapshot its name.
@@ -185,14 +177,7 @@ class ImageWriter:
                 _sync_directory(self.directory.parent)
 
     def _rename(self) -> None:
-        with storage_errors(self.directory):
-            try:
-                self._temporary.rename(self.directory)
-            except OSError as error:
-                # A snapshot is never an empty directory, so rename(2) cannot replace one.
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise _name_taken(self.directory) from error
-                raise
+        give_name(self._temporary, self.directory)
         self._committed = True
 
     def _discard(self) -> None:
@@ -200,6 +185,38 @@ class ImageWriter:
         self._fds.close()
         if not self._committed:
             shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def give_name(directory: Path, named: Path) -> None:
+    """Give a snapshot's directory its name, or another one.
+
+    Raises:
+        NameTaken: there is one of that name.
+        StorageError: the store is not writable.
+    """
+    with storage_errors(named):
+        try:
+            directory.rename(named)
+        except OSError as error:
+            # A snapshot is never an empty directory, so rename(2) cannot replace one.
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _name_taken(named) from error
+            raise
+
+
+def write_beside(directory: Path, name: str, content: bytes) -> None:
+    """Put a small file beside a snapshot's image, replacing the one of that name.
+
+    Raises:
+        StorageError: disk full, or not writable any more.
+    """
+    target = directory / name
+    partial = directory / f"{TEMPORARY}{name}-{os.getpid()}"
+    with storage_errors(target):
+        fd = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(content)
+        partial.rename(target)
 
 
 def _lock(fd: int) -> None:

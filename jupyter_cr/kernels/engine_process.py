@@ -49,7 +49,8 @@ class EngineProcess(Generic[T]):
         # A file and no pipe: a notebook may be in it, and nobody has to feed it.
         stdin = os.memfd_create("jupyter-cr request", os.MFD_CLOEXEC)
         try:
-            _write(stdin, msgspec.json.encode(request) + b"\n")
+            with open(stdin, "wb", closefd=False) as file:
+                file.write(msgspec.json.encode(request) + b"\n")
             os.lseek(stdin, 0, os.SEEK_SET)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jupyter_cr.engine"],
@@ -120,9 +121,3 @@ class EngineProcess(Generic[T]):
 
     async def _reap(self) -> None:
         await asyncio.to_thread(self.process.wait)
-
-
-def _write(fd: int, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[os.write(fd, left) :]

@@ -27,7 +27,7 @@ from jupyter_cr.kernels.glue_protocol import (
 if TYPE_CHECKING:
     from jupyter_client.asynchronous.client import AsyncKernelClient
 
-__all__ = ["find_card", "notify", "notify_sync", "renew_key", "tell_kernel"]
+__all__ = ["find_card", "notify", "renew_key", "tell_kernel"]
 
 LIMITS_S: Mapping[Event, float] = {"checkpoint": 2.0, "restored": 5.0, "forked": 5.0}
 """For the reply, the hooks included. A snapshot is not to wait long for a kernel whose
@@ -145,13 +145,6 @@ async def notify(
         return None if content is None else msgspec.convert(content, NoticeReply)
     except msgspec.ValidationError as error:
         return NoticeReply(status="error", errors=(f"Its {REPLY} is wrong: {error}.",))
-
-
-def notify_sync(
-    connection: Mapping[str, Any], notice: Notice, limit: float
-) -> NoticeReply | None:
-    """`notify`, where no event loop runs."""
-    return asyncio.run(notify(connection, notice, limit))
 
 
 async def tell_kernel(

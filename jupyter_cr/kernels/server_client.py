@@ -3,11 +3,8 @@ server knows its front ends, and it must not take a restore for a crash."""
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,6 +12,7 @@ import msgspec
 from jupyter_cr.errors import EngineError
 from jupyter_cr.kernels.lines import ErrorLine, ProgressLine, ResultLine, decode_line
 from jupyter_cr.kernels.records import find_guardian, private_dir
+from jupyter_cr.kernels.socket_address import short_address
 
 __all__ = ["ask_guardian"]
 
@@ -42,7 +40,7 @@ def ask_guardian(
     if guardian is None:
         return None
     for path in sorted(private_dir().glob(f"server-{guardian}*.sock")):
-        with socket.socket(socket.AF_UNIX) as channel, _address(path) as address:
+        with socket.socket(socket.AF_UNIX) as channel, short_address(path) as address:
             try:
                 channel.connect(address)
             except OSError:
@@ -69,13 +67,3 @@ def _read_answer(
         f"The server, process {server}, ended before it was done.",
         "jupyter cr list shows what there is; start the server again.",
     )
-
-
-@contextmanager
-def _address(path: Path) -> Iterator[str]:
-    """Of a socket, whose own path may be too long for unix(7)."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)

@@ -30,6 +30,7 @@ from jupyter_cr.kernels.connection import (
     read_connection,
     runtime_dir,
 )
+from jupyter_cr.kernels.glue_protocol import KEEPER_NAME
 
 __all__ = ["Target", "resolve_target"]
 
@@ -52,9 +53,6 @@ _FRONT_ENDS = frozenset(
         "qtconsole",
     }
 )
-
-_KEEPER = "jupyter-cr"
-"""argv[0] of the processes around a rebuilt tree (`jupyter_cr.engine.identity`)."""
 
 _MAX_BYTES = 64 << 10
 """No connection file is longer."""
@@ -89,7 +87,7 @@ class _Process:
     @property
     def is_keeper(self) -> bool:
         """Whether it is one of the processes around a rebuilt tree."""
-        return self.argv[:1] == (_KEEPER,)
+        return self.argv[:1] == (KEEPER_NAME,)
 
     @cached_property
     def is_front_end(self) -> bool:

@@ -79,7 +79,6 @@ class SnapshotExtension(ExtensionApp):
         self._tasks = Tasks(emit, log=self.log)
         service = SnapshotService(
             self._kernels,
-            app.session_manager,
             self._documents,
             FrontEndRequests(self._kernels),
             emit,

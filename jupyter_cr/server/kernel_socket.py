@@ -23,8 +23,8 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,6 @@ from jupyter_cr.errors import (
     StorageError,
     UsageError,
 )
-from jupyter_cr.kernels.connection import runtime_dir
 from jupyter_cr.kernels.lines import (
     ErrorLine,
     Line,
@@ -48,13 +47,15 @@ from jupyter_cr.kernels.lines import (
     ResultLine,
     encode_line,
 )
+from jupyter_cr.kernels.records import private_dir
+from jupyter_cr.kernels.socket_address import short_address
 from jupyter_cr.operations import Progress
 from jupyter_cr.server.problems import Problem, problem_of
 from jupyter_cr.server.requests import OPERATIONS, OperationRequest, convert_fields
 from jupyter_cr.server.service import Query, SnapshotService
 from jupyter_cr.server.tasks import Task, Tasks
 
-__all__ = ["KernelSocket", "WhoAmI", "socket_directory"]
+__all__ = ["KernelSocket", "WhoAmI"]
 
 _LINE_LIMIT = 16 << 20
 _UNREAD_LIMIT = 64 << 10
@@ -64,8 +65,6 @@ _ENDING_S = 1.0
 Linux's do_exit(), exit_files() comes shortly before exit_notify()."""
 _REBUILT_S = 10.0
 """How long a tree may run before the server has the engine's result."""
-_PATH_LIMIT = 107
-"""Bytes of a socket's path (unix(7)), without the final zero."""
 _PEER = struct.Struct("3i")
 """struct ucred: pid, uid, gid (unix(7))."""
 
@@ -90,11 +89,6 @@ class _ListArguments(Query, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 _Answer = ResultLine | ErrorLine
 
 
-def socket_directory() -> Path:
-    """Where this user's servers have their sockets."""
-    return runtime_dir() / "jupyter-cr"
-
-
 class KernelSocket:
     """The socket of one server.
 
@@ -103,7 +97,7 @@ class KernelSocket:
         tasks: where operations are listed while they run.
         find_kernel: gives the id of the kernel whose process a pid is, None if it is not
             a kernel's.
-        directory: of the socket; default: `socket_directory`.
+        directory: of the socket; default: `private_dir`.
     """
 
     def __init__(
@@ -118,7 +112,7 @@ class KernelSocket:
         self._service = service
         self._tasks = tasks
         self._find_kernel = find_kernel
-        self._directory = directory or socket_directory()
+        self._directory = directory or private_dir()
         self._log = log or logging.getLogger(__name__)
         self._path: Path | None = None
         self._inode = 0
@@ -375,7 +369,7 @@ def _listen(directory: Path) -> tuple[socket.socket, Path]:
         hidden.unlink(missing_ok=True)
         # The mode that bind(2) gives to the file.
         os.fchmod(listener.fileno(), 0o600)
-        with _short(hidden) as address:
+        with short_address(hidden) as address:
             listener.bind(address)
         listener.listen(128)
         hidden.rename(path)
@@ -404,7 +398,7 @@ def _remove_stale(directory: Path) -> None:
 
 
 def _is_listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe, _short(path) as address:
+    with socket.socket(socket.AF_UNIX) as probe, short_address(path) as address:
         probe.setblocking(False)
         # EAGAIN: somebody does, and has much to do.
         return probe.connect_ex(address) in (0, errno.EAGAIN, errno.EACCES)
@@ -417,16 +411,3 @@ def _free_path(directory: Path) -> Path:
         number += 1
         path = directory / f"server-{os.getpid()}-{number}.sock"
     return path
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """An address of the same file that is not too long for a socket's."""
-    if len(os.fsencode(path)) <= _PATH_LIMIT:
-        yield str(path)
-        return
-    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{path.name}"
-    finally:
-        os.close(fd)

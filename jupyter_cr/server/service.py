@@ -167,7 +167,6 @@ class SnapshotService:
 
     Args:
         kernels: the server's kernel manager.
-        sessions: its session manager.
         documents: notebooks.
         requests: what front ends wait for.
         emit: tells what has happened.
@@ -176,13 +175,11 @@ class SnapshotService:
     def __init__(
         self,
         kernels: Any,
-        sessions: Any,
         documents: Documents,
         requests: Requests,
         emit: Emit,
     ) -> None:
         self._kernels = kernels
-        self._sessions = sessions
         self._documents = documents
         self._requests = requests
         self._emit = emit

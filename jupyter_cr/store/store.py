@@ -23,7 +23,13 @@ from jupyter_cr.errors import (
     StorageError,
 )
 from jupyter_cr.image import Document, ImageReader, ImageWriter
-from jupyter_cr.image.writer import MANIFEST, PAGES, TEMPORARY
+from jupyter_cr.image.writer import (
+    MANIFEST,
+    PAGES,
+    TEMPORARY,
+    give_name,
+    write_beside,
+)
 from jupyter_cr.store.names import check_name, suggest_name
 from jupyter_cr.store.root import check_root, prepare_root, store_root
 from jupyter_cr.store.twins import are_twins_alive, end_twins
@@ -210,14 +216,7 @@ class Store:
         if new_name == name:
             return
         self.check_free(new_name)
-        with storage_errors(directory):
-            try:
-                directory.rename(self.root / new_name)
-            except OSError as error:
-                # A snapshot is never an empty directory, so rename(2) cannot replace one.
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    self.check_free(new_name)
-                raise
+        give_name(directory, self.root / new_name)
 
     def annotate(self, name: str, note: str) -> None:
         """Give a snapshot another note. It lies beside the image, which never changes.
@@ -226,15 +225,7 @@ class Store:
             NoSuchSnapshot: there is none; the hint has names like it.
             StorageError: the store is not writable.
         """
-        directory = self.path(name)
-        partial = directory / f"{TEMPORARY}{NOTE}-{os.getpid()}"
-        with storage_errors(directory / NOTE):
-            fd = os.open(
-                partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600
-            )
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(note)
-            partial.rename(directory / NOTE)
+        write_beside(self.path(name), NOTE, note.encode())
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove snapshots, and end the twins of warm ones: all, or none if one of the

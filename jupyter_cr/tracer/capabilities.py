@@ -82,6 +82,11 @@ class Capabilities:
         return self._have(*_REBUILD, "pid_namespace")
 
     @property
+    def can_restore(self) -> bool:
+        """Whether a tree can be rebuilt with its pids, in one way or the other."""
+        return self.can_restore_here or self.can_restore_in_namespace
+
+    @property
     def can_fork(self) -> bool:
         """Whether a tree can be rebuilt beside one that has the same pids."""
         return self.can_restore_in_namespace

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jupyter_cr.kernels.connection import encode_connection, read_connection
-from jupyter_cr.kernels.glue_client import find_card, notify_sync, renew_key, tell_kernel
+from jupyter_cr.kernels.glue_client import find_card, notify, renew_key, tell_kernel
 from jupyter_cr.kernels.glue_protocol import Card, Notice
 from tests.conftest import User
 from tests.engine.harness import LIMIT, wait_until
@@ -53,7 +53,7 @@ def frontend(connection_file: str | Path | None) -> Iterator[Frontend]:
 
 
 def say(connection: dict[str, Any], **fields: Any) -> Any:
-    reply = notify_sync(connection, Notice(**fields), LIMIT)
+    reply = asyncio.run(notify(connection, Notice(**fields), LIMIT))
     assert reply is not None
     return reply
 
@@ -147,7 +147,7 @@ def test_a_fork_gets_a_key_of_its_own(user: User, extension: str) -> None:
         shared, key = read_connection(Path(path)), secrets.token_hex(32)
         renewed = renew_key(pid, shared, key, snapshot=name, connection_file=path)
         assert asyncio.run(renewed)
-        assert notify_sync(shared, Notice(event="checkpoint"), 1.0) is None
+        assert asyncio.run(notify(shared, Notice(event="checkpoint"), 1.0)) is None
         Path(path).write_bytes(encode_connection({**shared, "key": key}))
         with frontend(path) as fork:
             assert fork.value("_") == "''"

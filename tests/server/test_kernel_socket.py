@@ -18,8 +18,9 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
 from jupyter_cr.errors import StorageError
+from jupyter_cr.kernels.records import private_dir
 from jupyter_cr.server.documents import Documents
-from jupyter_cr.server.kernel_socket import KernelSocket, socket_directory
+from jupyter_cr.server.kernel_socket import KernelSocket
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
 
@@ -57,7 +58,7 @@ class Server:
         kernels = AsyncMappingKernelManager()
         sessions = SessionManager(kernel_manager=kernels)
         self.service = SnapshotService(
-            kernels, sessions, Documents(None, sessions), None, lambda *a, **k: None
+            kernels, Documents(None, sessions), None, lambda *a, **k: None
         )
         self.socket = KernelSocket(
             self.service, self.tasks, self.kernels.get, directory=directory
@@ -134,20 +135,20 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 def test_only_this_user_gets_near() -> None:
     async def test() -> None:
         async with serving() as (_, path):
-            assert path == socket_directory() / f"server-{os.getpid()}.sock"
+            assert path == private_dir() / f"server-{os.getpid()}.sock"
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert list(socket_directory().iterdir()) == []
+        assert list(private_dir().iterdir()) == []
 
     run(test)
 
 
 def test_a_directory_that_is_too_open_is_closed() -> None:
     async def test() -> None:
-        socket_directory().mkdir(parents=True)
-        socket_directory().chmod(0o755)
+        private_dir().mkdir(parents=True)
+        private_dir().chmod(0o755)
         async with serving():
-            assert stat.S_IMODE(socket_directory().stat().st_mode) == 0o700
+            assert stat.S_IMODE(private_dir().stat().st_mode) == 0o700
 
     run(test)
 
@@ -155,11 +156,11 @@ def test_a_directory_that_is_too_open_is_closed() -> None:
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_a_directory_that_is_not_ours_is_refused(kind: str, tmp_path: Path) -> None:
     async def test() -> None:
-        socket_directory().parent.mkdir(parents=True)
+        private_dir().parent.mkdir(parents=True)
         if kind == "file":
-            socket_directory().touch()
+            private_dir().touch()
         else:
-            socket_directory().symlink_to(tmp_path)
+            private_dir().symlink_to(tmp_path)
         with pytest.raises(StorageError, match="No socket for kernels"):
             await Server().socket.start()
 
@@ -358,7 +359,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def test_sockets_of_dead_servers_are_removed() -> None:
     async def test() -> None:
-        directory = socket_directory()
+        directory = private_dir()
         directory.mkdir(parents=True)
         dead, living = directory / "server-1.sock", directory / "server-2.sock"
         end(listening_process(dead))
