@@ -456,9 +456,20 @@ REFUSED = {
         "has not been opened yet",
     ),
     "System V shared memory": (
-        "libc.shmat.restype = ctypes.c_void_p\n"
+        "libc.shmat.restype = ctypes.c_ssize_t\n"
         "key = libc.shmget(0, 4096, 0o1600)\n"
-        "number = 0 if libc.shmat(key, None, 0) else -1\n"
+        "number = libc.shmat(key, None, 0)\n"
+        "libc.shmctl(key, 0, None)",
+        "/SYSV",
+    ),
+    # Its identifier is 0, which Linux shows as the inode of what is mapped.
+    "right to make the first System V shared memory again": (
+        "libc.shmat.restype = ctypes.c_ssize_t\n"
+        "key = -1\n"
+        "if os.access('/proc/sys/kernel/shm_next_id', os.W_OK):\n"
+        "    with open('/proc/sys/kernel/shm_next_id', 'w') as file: file.write('0')\n"
+        "    key = libc.shmget(0, 4096, 0o1600)\n"
+        "number = libc.shmat(key, None, 0) if key == 0 else -1\n"
         "libc.shmctl(key, 0, None)",
         "/SYSV",
     ),

@@ -185,9 +185,9 @@ def _kept(flags: frozenset[str]) -> tuple[str, ...]:
 def _content(pid: int, mapping: Mapping, on_tmpfs: set[str]) -> Content:
     if mapping.is_vdso or mapping.is_vvar:
         return "special"
-    if not mapping.inode:
+    if not mapping.inode and not mapping.is_file:
         return "anonymous"
-    if not mapping.path.startswith("/") or mapping.path.startswith("/SYSV"):
+    if not mapping.is_file or mapping.path.startswith("/SYSV"):
         raise Unsupported(
             f"process {pid}: memory at {mapping.start:#x} is {mapping.path}",
             "System V shared memory and kernel objects mapped into memory cannot be "

@@ -81,8 +81,10 @@ class Mapping(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_file(self) -> bool:
-        """Whether an inode stands behind it, be it in tmpfs or without a name."""
-        return self.inode != 0 and self.path.startswith("/")
+        """Whether an inode stands behind it, be it in tmpfs or without a name. Its number
+        may be 0: it is the identifier with System V shared memory (shmget(2)), and the
+        first one's is 0."""
+        return self.path.startswith("/")
 
     @property
     def is_stack(self) -> bool:
