@@ -4,7 +4,8 @@
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
 ``restore``, ``fork``, ``list``, ``show``, ``remove``, ``verify`` or ``check``, its other
-keys are that function's arguments in `jupyter_cr.operations`. Lines of JSON come back on
+keys are that function's arguments in `jupyter_cr.operations`. It may be started ahead:
+while it waits for the request, it has all that it needs. Lines of JSON come back on
 standard output, each with a ``type``: any number of ``progress`` (``phase``,
 ``fraction``), then one ``result`` (``result``) or ``error`` (``error``, ``message``,
 ``hint``, ``exit_code``, ``http_status``). The exit status is the error's.
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -43,6 +45,7 @@ from jupyter_cr.kernels.lines import (
 
 __all__ = ["main"]
 
+_ENGINE = ("jupyter_cr.engine.checkpoint", "jupyter_cr.engine.restore")
 _PROGRESS_INTERVAL_S = 0.05
 
 
@@ -173,6 +176,8 @@ def _progress_to(answers: int) -> operations.Progress:
 
 
 def _read_request() -> _AnyRequest:
+    for name in _ENGINE:
+        import_module(name)
     try:
         request: _AnyRequest = msgspec.json.decode(
             sys.stdin.buffer.readline(), type=_AnyRequest

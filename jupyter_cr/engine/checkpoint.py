@@ -104,6 +104,7 @@ def checkpoint_tree(
     Args:
         warm: leave the twins alive, noted beside the snapshot, so that forks need not
             read it.
+        progress: ``freeze`` while the tree may stand still, ``save`` from when it goes on.
 
     Raises:
         NoSuchProcess, PermissionDenied, AlreadyTraced, TargetError: as `freeze`.
@@ -118,6 +119,7 @@ def checkpoint_tree(
     taken = _take(pid, survey)
     twins = list(taken.frozen.twins.values())
     try:
+        report("save", 0.0)
         for twin in twins:
             twin.settle()
         summaries = _save(taken, writer, report)

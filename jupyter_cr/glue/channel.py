@@ -8,7 +8,6 @@ the end of the file instead of an answer.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from jupyter_cr.glue.helper import Helper, connection_file
 from jupyter_cr.glue.hooks import catch_up
 from jupyter_cr.glue.whereabouts import Role, Whereabouts, find_out
 from jupyter_cr.kernels.lines import ErrorLine, ResultLine, StartedLine, decode_line
+from jupyter_cr.kernels.socket_address import short_address
 
 __all__ = ["Copied", "ask", "ask_server"]
 
@@ -109,7 +109,8 @@ def _ask_server(op: str, arguments: dict[str, Any]) -> msgspec.Raw | _Lost | Non
     for path in _iter_sockets():
         with socket.socket(socket.AF_UNIX) as channel:
             try:
-                channel.connect(os.fspath(path))
+                with short_address(path) as address:
+                    channel.connect(address)
                 channel.sendall(line)
             except OSError:
                 # Its server is gone.

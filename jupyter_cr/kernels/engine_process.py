@@ -10,15 +10,18 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from jupyter_cr.errors import Cancelled, EngineError
 from jupyter_cr.kernels.lines import ErrorLine, ProgressLine, ResultLine, decode_line
 from jupyter_cr.store import store_root
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["EngineProcess", "Progress"]
 
@@ -30,59 +33,91 @@ T = TypeVar("T")
 _LINE_LIMIT = 256 << 20
 
 
-class EngineProcess(Generic[T]):
-    """One operation. The process runs from the moment that this is made.
+class EngineProcess:
+    """One operation in a process that runs from the moment that this is made. It takes
+    some 150 ms to start: made ahead, it does so while the caller is at something else.
 
-    Args:
-        request: as `jupyter_cr.engine.__main__` takes it; ``op`` and arguments.
-        result_type: of what it results in.
+    To be entered with ``async with``: what has not been asked for anything by the end is
+    ended.
 
     Attributes:
-        process: with ``stay`` in the request, and after `result`, it lives as long as
-            the tree that it has brought back, and ends as the tree's root ends.
+        process: with ``stay`` in the request, and after `run`, it lives as long as the
+            tree that it has brought back, and ends as the tree's root ends.
     """
 
-    def __init__(self, request: Mapping[str, Any], result_type: type[T]) -> None:
-        self._result_type = result_type
-        self._stays = bool(request.get("stay"))
+    def __init__(self) -> None:
+        self._is_asked = False
         self._is_called_off = False
-        # A file and no pipe: a notebook may be in it, and nobody has to feed it.
-        stdin = os.memfd_create("jupyter-cr request", os.MFD_CLOEXEC)
-        try:
-            with open(stdin, "wb", closefd=False) as file:
-                file.write(msgspec.json.encode(request) + b"\n")
-            os.lseek(stdin, 0, os.SEEK_SET)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter_cr.engine"],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                # Not the server's, where anybody's modules may lie about.
-                cwd="/",
-                env={**os.environ, "JUPYTER_CR_HOME": str(store_root())},
-                start_new_session=True,
-            )
-        finally:
-            os.close(stdin)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jupyter_cr.engine"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Not the server's, where anybody's modules may lie about.
+            cwd="/",
+            env={**os.environ, "JUPYTER_CR_HOME": str(store_root())},
+            start_new_session=True,
+        )
 
-    async def result(self, progress: Progress | None = None) -> T:
-        """Wait for the operation. If the caller is cancelled, so is the operation; if it
-        is too late for that, its result is given all the same.
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._is_asked:
+            return
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.terminate()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        await self._reap()
+
+    async def run(
+        self,
+        request: Mapping[str, Any],
+        result_type: type[T],
+        progress: Progress | None = None,
+    ) -> T:
+        """Have it do its operation. If the caller is cancelled, so is the operation; if
+        it is too late for that, its result is given all the same.
+
+        Args:
+            request: as `jupyter_cr.engine.__main__` takes it; ``op`` and arguments.
+            result_type: of what it results in.
 
         Raises:
             CheckpointRestoreError: as the operation did.
             EngineError: the process died.
         """
-        reading = asyncio.ensure_future(self._read(progress))
+        self._is_asked = True
+        running = asyncio.ensure_future(self._run(request, result_type, progress))
         try:
-            return await asyncio.shield(reading)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
             self._is_called_off = True
             self.process.terminate()
             with suppress(Cancelled):
-                return await reading
+                return await running
             raise
 
-    async def _read(self, progress: Progress | None) -> T:
+    async def _run(
+        self, request: Mapping[str, Any], result_type: type[T], progress: Progress | None
+    ) -> T:
+        # A notebook may be in it, which is more than a pipe takes at once.
+        await asyncio.to_thread(self._ask, msgspec.json.encode(request) + b"\n")
+        async with self._answers() as reader:
+            result = await self._read_result(reader, progress)
+        if not request.get("stay"):
+            await self._reap()
+        return msgspec.json.decode(result, type=result_type)
+
+    def _ask(self, line: bytes) -> None:
+        assert self.process.stdin is not None
+        # Whether it lives, its answer tells.
+        with suppress(BrokenPipeError), self.process.stdin as stdin:
+            stdin.write(line)
+
+    @asynccontextmanager
+    async def _answers(self) -> AsyncIterator[asyncio.StreamReader]:
         assert self.process.stdout is not None
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_LINE_LIMIT)
@@ -90,23 +125,20 @@ class EngineProcess(Generic[T]):
             lambda: asyncio.StreamReaderProtocol(reader), self.process.stdout
         )
         try:
-            result = await self._read_result(reader, progress)
+            yield reader
         except BaseException:
             await self._reap()
             raise
         finally:
             transport.close()
-        if not self._stays:
-            await self._reap()
-        return result
 
     async def _read_result(
         self, reader: asyncio.StreamReader, progress: Progress | None
-    ) -> T:
+    ) -> msgspec.Raw:
         while line := await reader.readline():
             message = decode_line(line)
             if isinstance(message, ResultLine):
-                return msgspec.json.decode(message.result, type=self._result_type)
+                return message.result
             if isinstance(message, ErrorLine):
                 raise message.as_error()
             if isinstance(message, ProgressLine) and progress is not None:

@@ -58,10 +58,12 @@ class Revival:
     ``revival``.
 
     Attributes:
+        engine: which does it.
         mode: ``fork`` beside the original, or ``restore`` in its place.
         running, key_renewed: afterwards, what came of it.
     """
 
+    engine: EngineProcess
     snapshot: str
     mode: Literal["restore", "fork"]
     lazy: bool = False
@@ -176,9 +178,9 @@ class SnapshotProvisioner(LocalProvisioner):
         }
         if revival.mode == "fork":
             request["connection_file"] = os.path.abspath(self.parent.connection_file)
-        engine = EngineProcess(request, Running)
-        revival.running = await engine.result(revival.progress)
-        self._take(engine, revival.running)
+        engine = revival.engine
+        revival.running = await engine.run(request, Running, revival.progress)
+        self._take_process(engine.process, revival.running.pid)
         try:
             return self._connected(await self._connection_of(revival, revival.running))
         except BaseException:
@@ -234,9 +236,6 @@ class SnapshotProvisioner(LocalProvisioner):
         self.parent.load_connection_info(self.connection_info)
         return self.connection_info
 
-    def _take(self, engine: EngineProcess[Running], running: Running) -> None:
-        self._take_process(engine.process, running.pid)
-
     def _take_process(self, process: Any, pid: int) -> None:
         """From now on that is the kernel: `process` ends when it ends, `pid` gets its
         signals."""
@@ -249,6 +248,7 @@ class SnapshotProvisioner(LocalProvisioner):
 
     async def replace(
         self,
+        engine: EngineProcess,
         snapshot: str,
         *,
         lazy: bool = False,
@@ -259,6 +259,7 @@ class SnapshotProvisioner(LocalProvisioner):
         all who ask, and signals wait; if anything fails, it goes on as it was.
 
         Args:
+            engine: which does it.
             before: called when the tree that runs now is about to be ended.
 
         Raises:
@@ -274,19 +275,16 @@ class SnapshotProvisioner(LocalProvisioner):
         async with self._exchange:
             self._exchanging = True
             try:
-                engine = EngineProcess(
-                    {
-                        "op": "restore",
-                        "name": snapshot,
-                        "replacing": self.pid,
-                        "lazy": lazy,
-                        "stay": True,
-                    },
-                    Running,
-                )
-                running = await engine.result(report)
+                request = {
+                    "op": "restore",
+                    "name": snapshot,
+                    "replacing": self.pid,
+                    "lazy": lazy,
+                    "stay": True,
+                }
+                running = await engine.run(request, Running, report)
                 former = self.process
-                self._take(engine, running)
+                self._take_process(engine.process, running.pid)
                 if former is not None:
                     await reap(former)
             finally:

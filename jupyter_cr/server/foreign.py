@@ -49,6 +49,7 @@ def require_provisioner(kernels: Any, kernel_name: str) -> None:
 
 async def replace_foreign(
     manager: Any,
+    engine: EngineProcess,
     snapshot: str,
     progress: Progress | None,
     before: Callable[[], None],
@@ -58,6 +59,7 @@ async def replace_foreign(
 
     Args:
         manager: the kernel's manager; its provisioner is a `LocalProvisioner`.
+        engine: which does it.
         before: called when the tree that runs now is about to be ended.
 
     Raises:
@@ -71,11 +73,13 @@ async def replace_foreign(
         if progress is not None:
             progress(phase, fraction)
 
-    engine = EngineProcess(
-        {"op": "restore", "name": snapshot, "replacing": provisioner.pid, "stay": True},
-        Running,
-    )
-    running = await engine.result(report)
+    request = {
+        "op": "restore",
+        "name": snapshot,
+        "replacing": provisioner.pid,
+        "stay": True,
+    }
+    running = await engine.run(request, Running, report)
     former: Any = provisioner.process
     provisioner.process = engine.process
     provisioner.pid = running.pid

@@ -29,13 +29,13 @@ What holds:
   What was answered in between, or was under way and is in no snapshot, is found out after
   the restore, by a question that the kernel answers after all others, and settled then.
 
-What remains, where the reply is "aborted" and the code is run all the same:
+* So that a snapshot holds no requests that `pending` did not tell of, the kernel is `held`
+  from then until it has been frozen, too.
 
-* Requests that are sent while a snapshot is being taken, before the kernel is frozen, and
-  then go on in it (unless the kernel is `held` for as long).
-* Requests that are still in ZeroMQ's own queue when the old processes end. It keeps what a
-  kernel does not take, once the connection's buffers are full: some megabytes, with kernels
-  that do not read while they compute.
+What remains, where the reply is "aborted" and the code is run all the same: requests that
+are still in ZeroMQ's own queue when the old processes end. It keeps what a kernel does not
+take, once the connection's buffers are full: some megabytes, with kernels that do not read
+while they compute.
 
 And only what goes through this server's websockets is known: not what a console asks that
 is connected to the kernel itself.
@@ -565,7 +565,8 @@ class FrontEndRequests:
         """What front ends send meanwhile reaches the kernel at the end.
 
         To be entered well before a kernel's processes are exchanged, and left after
-        `settle`; or without that, if they were not exchanged after all. May be nested.
+        `settle`; or without that, if they were not exchanged after all. And before
+        `pending` is asked for a snapshot, until the kernel has been frozen. May be nested.
         """
         with self._of(kernel_id).held():
             yield

@@ -7,7 +7,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -159,6 +159,7 @@ class _Wanted(NamedTuple):
     keep: bool
     document: bool
     lazy: bool
+    engine: EngineProcess
     progress: Progress | None
 
 
@@ -231,29 +232,42 @@ class SnapshotService:
     ) -> CheckpointAnswer:
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
-        path, kind = await self._documents.of_kernel(kernel_id)
-        content = await self._documents.read(path) if document and path else b""
-        warnings = await tell_kernel(
-            _pid(provisioner), manager.get_connection_info(), "checkpoint", name or ""
-        )
-        facts = NotebookFacts(
-            path=path, type=kind, running=self._requests.pending(kernel_id)
-        )
-        engine = EngineProcess(
-            {
-                "op": "checkpoint",
-                "target": str(provisioner.pid),
-                "connection_file": os.path.abspath(manager.connection_file),
-                "name": name,
-                "note": note,
-                "warm": warm,
-                "notebook": facts,
-                "document": msgspec.Raw(content or b"null"),
-                "automatic": automatic,
-            },
-            operations.CheckpointResult,
-        )
-        result = await engine.result(self._saving(kernel_id, name, progress))
+        async with EngineProcess() as engine:
+            path, kind = await self._documents.of_kernel(kernel_id)
+            content = await self._documents.read(path) if document and path else b""
+            warnings = await tell_kernel(
+                _pid(provisioner), manager.get_connection_info(), "checkpoint", name or ""
+            )
+            with ExitStack() as until_frozen:
+                until_frozen.enter_context(self._requests.held(kernel_id))
+                facts = NotebookFacts(
+                    path=path, type=kind, running=self._requests.pending(kernel_id)
+                )
+                request = {
+                    "op": "checkpoint",
+                    "target": str(provisioner.pid),
+                    "connection_file": os.path.abspath(manager.connection_file),
+                    "name": name,
+                    "note": note,
+                    "warm": warm,
+                    "notebook": facts,
+                    "document": msgspec.Raw(content or b"null"),
+                    "automatic": automatic,
+                }
+
+                def report(phase: str, fraction: float) -> None:
+                    if phase != "freeze":
+                        until_frozen.close()
+                    self._emit(
+                        "saving",
+                        snapshot=name or "",
+                        kernel_id=kernel_id,
+                        fraction=fraction,
+                    )
+                    if progress is not None:
+                        progress(phase, fraction)
+
+                result = await engine.run(request, operations.CheckpointResult, report)
         answer = CheckpointAnswer(
             **msgspec.structs.asdict(result),
             kernel_id=kernel_id,
@@ -263,18 +277,6 @@ class SnapshotService:
         self._emit("created", snapshot=answer.name, kernel_id=kernel_id, path=path)
         self._emit("durable", snapshot=answer.name, kernel_id=kernel_id, path=path)
         return answer
-
-    def _saving(
-        self, kernel_id: str, name: str | None, progress: Progress | None
-    ) -> Progress:
-        def report(phase: str, fraction: float) -> None:
-            self._emit(
-                "saving", snapshot=name or "", kernel_id=kernel_id, fraction=fraction
-            )
-            if progress is not None:
-                progress(phase, fraction)
-
-        return report
 
     async def restore(
         self,
@@ -303,8 +305,10 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
-        wanted = _Wanted(kernel_id, snapshot, header, keep, document, lazy, progress)
-        async with self._alone(kernel_id):
+        async with self._alone(kernel_id), EngineProcess() as engine:
+            wanted = _Wanted(
+                kernel_id, snapshot, header, keep, document, lazy, engine, progress
+            )
             if kernel_id in self._kernels:
                 with self._requests.held(kernel_id):
                     answer = await self._restore(wanted)
@@ -401,10 +405,16 @@ class SnapshotService:
 
         if isinstance(provisioner, SnapshotProvisioner):
             return await provisioner.replace(
-                wanted.snapshot, lazy=wanted.lazy, progress=wanted.progress, before=before
+                wanted.engine,
+                wanted.snapshot,
+                lazy=wanted.lazy,
+                progress=wanted.progress,
+                before=before,
             )
         manager = self._kernels.get_kernel(wanted.kernel_id)
-        return await replace_foreign(manager, wanted.snapshot, wanted.progress, before)
+        return await replace_foreign(
+            manager, wanted.engine, wanted.snapshot, wanted.progress, before
+        )
 
     async def _resume(self, wanted: _Wanted) -> RestoreAnswer:
         kernel_id, notebook = wanted.kernel_id, wanted.header.notebook
@@ -415,7 +425,11 @@ class SnapshotService:
                 "Restore it there, or fork the snapshot here.",
             )
         revival = Revival(
-            wanted.snapshot, "restore", lazy=wanted.lazy, progress=wanted.progress
+            wanted.engine,
+            wanted.snapshot,
+            "restore",
+            lazy=wanted.lazy,
+            progress=wanted.progress,
         )
         await self._start(kernel_id, wanted.header, notebook.path, revival)
         if notebook.path:
@@ -469,6 +483,17 @@ class SnapshotService:
             UsageError: `path` is taken, or the snapshot is not of a kernel.
             CheckpointRestoreError: it cannot be brought back here.
         """
+        async with EngineProcess() as engine:
+            return await self._fork(engine, snapshot, path, document, progress)
+
+    async def _fork(
+        self,
+        engine: EngineProcess,
+        snapshot: str,
+        path: str | None,
+        document: bool,
+        progress: Progress | None,
+    ) -> ForkAnswer:
         header = await self._header(snapshot)
         if not header.kernel.connection:
             raise UsageError(
@@ -476,7 +501,7 @@ class SnapshotService:
                 f"Fork it from a terminal: jupyter cr fork {snapshot}",
             )
         kernel_id = str(uuid.uuid4())
-        revival = Revival(snapshot, "fork", progress=progress)
+        revival = Revival(engine, snapshot, "fork", progress=progress)
         content = b""
         if document and (found := await self._read_document(snapshot)):
             content = found
@@ -518,16 +543,15 @@ class SnapshotService:
         progress: Progress | None = None,
     ) -> ForkAnswer:
         """Start a new kernel that goes on from where this one is now."""
-        async with self._alone(kernel_id):
-            taken = await self._checkpoint(
-                kernel_id, None, warm=True, automatic=FOR_A_FORK, progress=progress
-            )
-        try:
-            return await self.fork(
-                taken.name, path=path, document=document, progress=progress
-            )
-        finally:
-            await self.delete([taken.name])
+        async with EngineProcess() as engine:
+            async with self._alone(kernel_id):
+                taken = await self._checkpoint(
+                    kernel_id, None, warm=True, automatic=FOR_A_FORK, progress=progress
+                )
+            try:
+                return await self._fork(engine, taken.name, path, document, progress)
+            finally:
+                await self.delete([taken.name])
 
     async def undo(
         self, kernel_id: str, steps: int = 1, *, progress: Progress | None = None
@@ -623,8 +647,8 @@ class SnapshotService:
     async def capabilities(self) -> dict[str, Any]:
         """What this machine and user permit: an
         `jupyter_cr.operations.CapabilitiesResult`, as a dict."""
-        engine: EngineProcess[dict[str, Any]] = EngineProcess({"op": "check"}, dict)
-        return await engine.result()
+        async with EngineProcess() as engine:
+            return await engine.run({"op": "check"}, dict[str, Any])
 
     # Helpers
 

@@ -446,3 +446,13 @@ def test_no_socket_is_left(tmp_path: Path) -> None:
         directory = Path(server.user.environment["JUPYTER_RUNTIME_DIR"]) / "jupyter-cr"
         wait_until(lambda: bool(list(directory.glob("server-*.sock"))), "a socket")
     assert list(directory.iterdir()) == []
+
+
+def test_a_server_whose_directory_has_a_long_name(tmp_path: Path) -> None:
+    """Longer than the address of a Unix socket may be."""
+    home = tmp_path / ("x" * 120)
+    home.mkdir()
+    with checked_server(home) as server:
+        server.run(server.start_kernel(), "%checkpoint mine")
+        (task,) = server.get("jupyter-cr/tasks")["tasks"]
+        assert (task["operation"], task["snapshot"]) == ("checkpoint", "mine")

@@ -357,6 +357,30 @@ def test_a_prompt_survives(server: Server, connect: Connect, since: str) -> None
     assert len(of_kind(front_end.messages, "input_request")) == 1 + (since != "nothing")
 
 
+def test_cells_sent_while_a_snapshot_is_taken(server: Server, connect: Connect) -> None:
+    """What is told to be aborted is not run."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = connect(kernel_id)
+    front_end.run("import os, time; done = []")
+    go = server.root / "go"
+    running = front_end.execute(f"while not os.path.exists({str(go)!r}): time.sleep(0.02)")
+    begun(front_end, running)
+    task = server.begin(f"kernels/{kernel_id}/checkpoint", name="one")
+    cells: list[str] = []
+    while server.get(f"jupyter-cr/tasks/{task['id']}")["state"] == "running":
+        cells.append(front_end.execute(f"done.append({len(cells)})"))
+        time.sleep(0.005)
+    assert cells
+
+    restore(server, kernel_id, "one")
+
+    go.touch()
+    assert front_end.reply(running).status == "ok"
+    done = json.loads(front_end.run("print(done)"))
+    told = [front_end.reply(cell).status for cell in cells]
+    assert done == [i for i, status in enumerate(told) if status == "ok"], told
+
+
 def test_each_front_end_is_told_its_own(server: Server, connect: Connect) -> None:
     """Replies go to who asked, the kernel's state to all."""
     kernel_id = server.open_notebook("a.ipynb")
