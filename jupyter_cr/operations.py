@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jupyter_cr.tracer.capabilities import Capability
 
 __all__ = [
+    "HIBERNATED",
     "Brought",
     "CapabilitiesResult",
     "CheckpointResult",
@@ -67,6 +68,9 @@ __all__ = [
 Progress = Callable[[str, float], None]
 """Called with the phase's name and how much of it is done, from 0 to 1. Called while
 the tree is frozen, too: it must return at once."""
+
+HIBERNATED = "hibernated"
+"""`automatic` of a snapshot whose tree was ended, to go on when it is restored."""
 
 
 class CapabilitiesResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,13 +137,14 @@ def checkpoint(
     name: str | None = None,
     note: str = "",
     warm: bool = False,
+    end: bool = False,
     notebook: NotebookFacts | None = None,
     document: bytes = b"",
     automatic: str = "",
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> CheckpointResult:
-    """Take a snapshot of a running tree, which goes on.
+    """Take a snapshot of a running tree, which goes on, unless it is to `end`.
 
     Args:
         target: a pid, a connection file, a kernel's id or the beginning of one.
@@ -147,6 +152,8 @@ def checkpoint(
         name: of the snapshot; None to have one made up.
         note: any text.
         warm: leave the twins alive, for forks without reading pages.
+        end: kill it, at the very instant that the snapshot is of, as it were: it does
+            nothing more. If there will be no snapshot, it goes on.
         notebook: which document the kernel works for.
         document: that document as it is, JSON; empty if there is none.
         automatic: why the snapshot is taken without being asked for.
@@ -174,11 +181,19 @@ def checkpoint(
         )
         if document:
             writer.add(Document(content=document))
-        with _twins_ended_on_error(writer.path):
-            outcome = checkpoint_tree(found.pid, writer, warm=warm, progress=progress)
+        with _twins_ended_on_error(writer.path), ExitStack() as held:
+            outcome = checkpoint_tree(
+                found.pid,
+                writer,
+                warm=warm,
+                held=held if end else None,
+                progress=progress,
+            )
             processes = _add_outcome(writer, outcome)
-            with _phase(progress, "sync"):
+            with _phase(progress, "swap" if end else "sync"):
                 writer.commit()
+                if end:
+                    outcome.end()
     return CheckpointResult(
         name=name,
         state=store.state(name),
@@ -252,7 +267,8 @@ def restore(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
-    """Bring a snapshot back in place of the tree that is running now.
+    """Bring a snapshot back in place of the tree that is running now. If it was taken to
+    end that until now (`HIBERNATED`), it has served its purpose and is removed.
 
     Args:
         name: of the snapshot.
@@ -262,10 +278,13 @@ def restore(
         ImageError: no such snapshot, or it is damaged; nothing was ended.
         RestoreError: this machine cannot take it now.
     """
+    store = store or Store()
     if lazy:
         result = leave_pager(lambda: bring_restored(name, lazy=True, store=store))
     else:
         result = bring_restored(name, store=store, progress=progress).result
+    if store.summary(name).automatic == HIBERNATED:
+        store.remove([name])
     if result.connection_file is None:
         return result
     warnings = _tell_restored(result, Path(result.connection_file))

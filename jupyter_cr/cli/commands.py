@@ -101,6 +101,26 @@ def checkpoint(target: str, name: str | None, note: str, warm: bool, as_json: bo
         show_checkpoint(result)
 
 
+@cr.command()
+@click.argument("target")
+@click.option("--note", default="", help="Any text, to be shown with it.")
+@_json_option
+@_debug_option
+def hibernate(target: str, note: str, as_json: bool) -> None:
+    """Save TARGET, and end it until it is restored: it needs no memory meanwhile."""
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.cli.routing import hibernate_target
+
+    with progress_bar() as progress:
+        result = hibernate_target(target, note=note, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        from jupyter_cr.cli.display import show_hibernation
+
+        show_hibernation(result)
+
+
 @cr.command("list")
 @_json_option
 @_debug_option

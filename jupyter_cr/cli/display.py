@@ -114,6 +114,14 @@ def show_checkpoint(result: CheckpointResult) -> None:
     console.print(_processes(result.processes))
 
 
+def show_hibernation(result: CheckpointResult) -> None:
+    """What was saved, and how it goes on."""
+    show_checkpoint(result)
+    _console().print(
+        f"It has been ended. To go on: jupyter cr restore {escape(result.name)}"
+    )
+
+
 def show_list(snapshots: Sequence[Snapshot]) -> None:
     """A line for each snapshot, or a sentence that there are none."""
     console = _console()

@@ -9,6 +9,7 @@ from jupyter_cr.kernels.records import find_guardian
 from jupyter_cr.kernels.server_client import ask_guardian
 from jupyter_cr.kernels.target import resolve_target
 from jupyter_cr.operations import (
+    HIBERNATED,
     CheckpointResult,
     Progress,
     RestoreResult,
@@ -17,7 +18,7 @@ from jupyter_cr.operations import (
 )
 from jupyter_cr.store import Store
 
-__all__ = ["checkpoint_target", "restore_snapshot"]
+__all__ = ["checkpoint_target", "hibernate_target", "restore_snapshot"]
 
 
 class _Restored(msgspec.Struct):
@@ -48,6 +49,25 @@ def checkpoint_target(
         name=name,
         note=note,
         warm=warm,
+        progress=progress,
+    )
+
+
+def hibernate_target(
+    target: str, *, note: str, progress: Progress | None
+) -> CheckpointResult:
+    """Save a tree, and end it until it is restored; by the server that looks after it, if
+    one does, which resumes a kernel also when its notebook is opened."""
+    found = resolve_target(target)
+    answer = ask_guardian(found.kernel_id, "hibernate", progress, note=note)
+    if answer is not None:
+        return msgspec.json.decode(answer, type=CheckpointResult)
+    return checkpoint(
+        str(found.pid),
+        connection_file=found.connection_file,
+        note=note,
+        end=True,
+        automatic=HIBERNATED,
         progress=progress,
     )
 

@@ -59,6 +59,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
     name: str | None = None
     note: str = ""
     warm: bool = False
+    end: bool = False
     notebook: NotebookFacts | None = None
     document: msgspec.Raw = msgspec.Raw(b"null")
     automatic: str = ""
@@ -70,6 +71,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
             name=self.name,
             note=self.note,
             warm=self.warm,
+            end=self.end,
             notebook=self.notebook,
             document=b"" if bytes(self.document) == b"null" else bytes(self.document),
             automatic=self.automatic,

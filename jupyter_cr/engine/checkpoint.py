@@ -20,7 +20,7 @@ from jupyter_cr.engine import pages
 from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
 from jupyter_cr.engine.descriptors import File, regular_file
 from jupyter_cr.engine.family import plan_family
-from jupyter_cr.engine.freeze import Interrupted, freeze
+from jupyter_cr.engine.freeze import Freezing, Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
 from jupyter_cr.engine.machine import Machine, file_identities
 from jupyter_cr.engine.open_file_table import FileTable
@@ -32,7 +32,7 @@ from jupyter_cr.engine.state.address_space import Layout, Region
 from jupyter_cr.engine.streams import SnapshotWriter
 from jupyter_cr.engine.survey import Survey, survey_tree
 from jupyter_cr.engine.twin import TWINS_FILE, BegunTwin, Twin, begin_twin, park_twins
-from jupyter_cr.errors import TargetError
+from jupyter_cr.errors import TargetError, Unsupported
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import Mapping, read_maps, vm_flags
 
@@ -63,12 +63,15 @@ class CheckpointOutcome:
     elapsed_ms: float
     bytes: int
     processes: tuple[ProcessSummary, ...]
+    end: Callable[[], None]
+    """Kill the tree, if it is held."""
 
 
 @dataclass(frozen=True)
 class _Frozen:
     """What was taken of the tree while it stood still; twins by pid as we see it."""
 
+    freezing: Freezing
     collected: Collected
     files: tuple[File, ...]
     shared: tuple[Copy, ...]
@@ -97,6 +100,7 @@ def checkpoint_tree(
     writer: SnapshotWriter,
     *,
     warm: bool = False,
+    held: ExitStack | None = None,
     progress: Progress | None = None,
 ) -> CheckpointOutcome:
     """Checkpoint process `pid` and all its descendants into `writer`.
@@ -104,6 +108,8 @@ def checkpoint_tree(
     Args:
         warm: leave the twins alive, noted beside the snapshot, so that forks need not
             read it.
+        held: the tree stands still until this is closed, if it is given. Should we be
+            killed, it goes on.
         progress: ``freeze`` while the tree may stand still, ``save`` from when it goes on.
 
     Raises:
@@ -116,7 +122,7 @@ def checkpoint_tree(
     report("freeze", 0.0)
     survey = survey_tree(pid)
     rehearse(_play)
-    taken = _take(pid, survey)
+    taken = _take(pid, survey, held)
     twins = list(taken.frozen.twins.values())
     try:
         report("save", 0.0)
@@ -131,25 +137,32 @@ def checkpoint_tree(
             twin.end()
     elapsed = (time.perf_counter() - began) * 1000
     total = os.fstat(writer.pages_fd).st_size
-    return CheckpointOutcome(taken.frozen.downtime_ms, elapsed, total, summaries)
+    return CheckpointOutcome(
+        taken.frozen.downtime_ms, elapsed, total, summaries, taken.frozen.freezing.end
+    )
 
 
 def _silent(phase: str, share: float) -> None:
     """Nobody is watching."""
 
 
-def _take(pid: int, survey: Survey) -> _Taken:
+def _take(pid: int, survey: Survey, held: ExitStack | None) -> _Taken:
     patient_until = time.monotonic() + _PATIENCE
     surveys = chain([survey], (survey_tree(pid) for _ in count()))
+    pauses = iter(_PAUSES)
     attempts = 0
     while attempts < _ATTEMPTS:
         survey = next(surveys)
+        patient = time.monotonic() < patient_until
         try:
-            frozen = _freeze_and_clone(
-                pid, survey, patient=time.monotonic() < patient_until
-            )
+            frozen = _freeze_and_clone(pid, survey, held, patient=patient)
         except _InTransaction:
             time.sleep(_TRANSACTION)
+            continue
+        except Unsupported:
+            if (pause := next(pauses, None)) is None:
+                raise
+            time.sleep(pause)
             continue
         except Interrupted:
             attempts += 1
@@ -162,6 +175,8 @@ def _take(pid: int, survey: Survey) -> _Taken:
             if (processes := _describe(frozen, survey)) is not None:
                 on_failure.pop_all()
                 return _Taken(frozen, processes)
+        if held is not None:
+            held.close()
         attempts += 1
     raise TargetError(
         f"process {pid} keeps changing memory that fork(2) does not hand on",
@@ -179,22 +194,30 @@ class _InTransaction(Exception):
     """A process is about to delete a file that it has open."""
 
 
+_PAUSES = (0.02, 0.1, 0.3)
+"""Seconds until what cannot be restored is looked at again: some of it lasts an instant,
+like files of /proc that psutil reads."""
+
 _TRANSACTION, _PATIENCE = 0.02, 0.5
 """Seconds after which most short transactions are over, and for which they are waited
 for: a long one is part of what is to be saved."""
 
 
-def _freeze_and_clone(pid: int, survey: Survey, *, patient: bool = False) -> _Frozen:
+def _freeze_and_clone(
+    pid: int, survey: Survey, held: ExitStack | None = None, *, patient: bool = False
+) -> _Frozen:
     """All that happens while the tree stands still.
 
     Args:
+        held: gets to let it go on, where that is not to be done here.
         patient: rather come back than take an instant that may not last.
 
     Raises:
         _InTransaction: such an instant.
     """
     with ExitStack() as on_error:
-        with freeze(pid) as freezing:
+        with ExitStack() as frozen:
+            freezing = frozen.enter_context(freeze(pid))
             twins: dict[int, Twin] = {}
             with collect_tree(freezing.tree, survey) as collected:
                 plan_family(collected.sketched)
@@ -208,9 +231,12 @@ def _freeze_and_clone(pid: int, survey: Survey, *, patient: bool = False) -> _Fr
                     outer, begun = begin()
                     with _finishing(begun, outer, twins, on_error):
                         pass
+            if held is not None:
+                held.push(frozen.pop_all())
         identity = identity_of(freezing.tree)
         on_error.pop_all()
-        return _Frozen(collected, files, shared, twins, freezing.downtime_ms, identity)
+        downtime = freezing.downtime_ms
+        return _Frozen(freezing, collected, files, shared, twins, downtime, identity)
 
 
 def _is_journal(file: File) -> bool:

@@ -73,6 +73,8 @@ class NotebookFacts(msgspec.Struct, frozen=True, kw_only=True):
     """As the server names it, relative to its root; empty if there was none."""
     type: str = "notebook"
     running: tuple[RunningRequest, ...] = ()
+    session_name: str = ""
+    """As the kernel was told it (JPY_SESSION_NAME): the path on the server's machine."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,6 +104,10 @@ class Documents:
         """That a document is in."""
         return path.rpartition("/")[0]
 
+    def session_name(self, path: str) -> str:
+        """What its kernel is told: the document's path on this machine."""
+        return self.environment(path).get("JPY_SESSION_NAME", "") if path else ""
+
     def environment(self, path: str) -> dict[str, str]:
         """Of a kernel for a document, should it be started afresh."""
         if not path:

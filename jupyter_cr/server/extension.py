@@ -9,7 +9,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.gateway.gateway_client import GatewayClient
-from traitlets import Bool
+from traitlets import Bool, Int
 from traitlets.config import Config
 
 from jupyter_cr.errors import StorageError
@@ -18,6 +18,7 @@ from jupyter_cr.server.adoption import adopt_kernels
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.events import Emitter
 from jupyter_cr.server.handlers import HANDLERS
+from jupyter_cr.server.hibernation import Hibernation
 from jupyter_cr.server.kernel_socket import KernelSocket
 from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
@@ -50,6 +51,29 @@ class SnapshotExtension(ExtensionApp):
         crashed, under their old ids.""",
     )
 
+    hibernate_culled = Bool(
+        False,
+        config=True,
+        help="""Whether kernels that the server culls (MappingKernelManager.cull_*) are
+        saved, and resumed when their notebooks are opened again. One that cannot be saved
+        is culled all the same; the log says why.""",
+    )
+    hibernate_on_stop = Bool(
+        False,
+        config=True,
+        help="""Whether kernels are saved when the server stops, and resumed when their
+        notebooks are opened again.""",
+    )
+    hibernate_below_mib = Int(
+        0,
+        min=0,
+        config=True,
+        help="""While fewer MiB of memory than that are available, to the machine or to the
+        server's control group, kernels are saved and ended: those that are idle and that
+        no page is connected to, the longest idle first. 0: never.""",
+    )
+
+    _hibernation: Hibernation | None = None
     _tasks: Tasks | None = None
     _socket: KernelSocket | None = None
 
@@ -83,6 +107,15 @@ class SnapshotExtension(ExtensionApp):
             FrontEndRequests(self._kernels),
             emit,
         )
+        self._hibernation = Hibernation(
+            service,
+            self._tasks,
+            self._kernels,
+            app.session_manager,
+            self.log,
+            culled=self.hibernate_culled,
+            below=self.hibernate_below_mib << 20,
+        )
         self._socket = KernelSocket(service, self._tasks, self._find_kernel, log=self.log)
         self.settings["jupyter_cr_service"] = service
         self.settings["jupyter_cr_tasks"] = self._tasks
@@ -94,6 +127,8 @@ class SnapshotExtension(ExtensionApp):
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Called when the event loop runs."""
         assert self._socket is not None
+        assert self._hibernation is not None
+        self._hibernation.start()
         try:
             await self._socket.start()
         except StorageError as error:
@@ -104,7 +139,10 @@ class SnapshotExtension(ExtensionApp):
             )
 
     async def stop_extension(self) -> None:
-        """Called when the server stops, however far it had come."""
+        """Called when the server stops, however far it had come; before its kernels are
+        shut down."""
+        if self._hibernation is not None:
+            await self._hibernation.stop(save=self.hibernate_on_stop)
         if self._tasks is not None:
             await self._tasks.stop()
         if self._socket is not None:

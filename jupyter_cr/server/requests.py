@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointRequest",
     "ForkRequest",
     "ForkSnapshotRequest",
+    "HibernateRequest",
     "OperationRequest",
     "RestoreRequest",
     "UndoRequest",
@@ -66,6 +67,15 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
             document=self.document,
             progress=progress,
         )
+
+
+class HibernateRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    note: str = ""
+
+    async def run(
+        self, service: SnapshotService, kernel_id: str, progress: Progress
+    ) -> object:
+        return await service.hibernate(kernel_id, note=self.note, progress=progress)
 
 
 class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
@@ -139,6 +149,7 @@ class UpdateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 OPERATIONS: Mapping[str, type[OperationRequest]] = {
     "checkpoint": CheckpointRequest,
+    "hibernate": HibernateRequest,
     "restore": RestoreRequest,
     "fork": ForkRequest,
     "undo": UndoRequest,

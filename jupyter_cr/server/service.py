@@ -7,17 +7,20 @@ import asyncio
 import os
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
     NoSuchSnapshot,
+    StorageError,
     TargetError,
     UsageError,
 )
@@ -189,6 +192,8 @@ class SnapshotService:
         self._positions: dict[str, str] = {}
         """Kernel id -> the snapshot that it was last brought back to, as long as no new
         one has been taken."""
+        self._resumed: dict[str, RestoreAnswer] = {}
+        """Path of a notebook -> of its kernel, which had hibernated."""
 
     # Of kernels
 
@@ -227,6 +232,7 @@ class SnapshotService:
         *,
         warm: bool = False,
         document: bool = True,
+        end: bool = False,
         automatic: str = "",
         progress: Progress | None = None,
     ) -> CheckpointAnswer:
@@ -241,7 +247,10 @@ class SnapshotService:
             with ExitStack() as until_frozen:
                 until_frozen.enter_context(self._requests.held(kernel_id))
                 facts = NotebookFacts(
-                    path=path, type=kind, running=self._requests.pending(kernel_id)
+                    path=path,
+                    type=kind,
+                    running=self._requests.pending(kernel_id),
+                    session_name=self._documents.session_name(path),
                 )
                 request = {
                     "op": "checkpoint",
@@ -250,6 +259,7 @@ class SnapshotService:
                     "name": name,
                     "note": note,
                     "warm": warm,
+                    "end": end,
                     "notebook": facts,
                     "document": msgspec.Raw(content or b"null"),
                     "automatic": automatic,
@@ -277,6 +287,104 @@ class SnapshotService:
         self._emit("created", snapshot=answer.name, kernel_id=kernel_id, path=path)
         self._emit("durable", snapshot=answer.name, kernel_id=kernel_id, path=path)
         return answer
+
+    async def hibernate(
+        self, kernel_id: str, *, note: str = "", progress: Progress | None = None
+    ) -> CheckpointAnswer:
+        """Save a kernel, and end it at the very instant that was saved: it needs neither
+        memory nor processor. `restore` resumes it, and so does opening its notebook
+        (`resume`).
+
+        Raises:
+            NoSuchProcess: there is no such kernel.
+            TargetError: it runs elsewhere.
+            CheckpointRestoreError: it cannot be saved, or could not be resumed here; it
+                goes on.
+        """
+        self._provisioner(kernel_id)
+        manager = self._kernels.get_kernel(kernel_id)
+        require_provisioner(self._kernels, manager.kernel_name)
+        async with self._alone(kernel_id):
+            await _ready(manager)
+            path, _ = await self._documents.of_kernel(kernel_id)
+            base = PurePosixPath(path).stem or manager.kernel_name
+            name = await asyncio.to_thread(self._store.suggest_name, base)
+            # It would start afresh what ends.
+            manager.stop_restarter()
+            try:
+                with self._requests.held(kernel_id):
+                    answer = await self._checkpoint(
+                        kernel_id,
+                        name,
+                        note,
+                        end=True,
+                        automatic=operations.HIBERNATED,
+                        progress=progress,
+                    )
+            except BaseException:
+                manager.start_restarter()
+                raise
+            await ensure_async(self._kernels.shutdown_kernel(kernel_id, now=True))
+        self._positions.pop(kernel_id, None)
+        self._emit("hibernated", snapshot=name, kernel_id=kernel_id, path=path)
+        return answer
+
+    async def hibernates(self, path: str, kernel_name: str | None) -> bool:
+        """Whether there is something for `resume` to bring back."""
+        return await self._find_hibernated(path, kernel_name) is not None
+
+    async def resume(
+        self, path: str, kernel_name: str | None, *, progress: Progress | None = None
+    ) -> RestoreAnswer:
+        """Bring back the kernel that hibernates for a notebook, without a session.
+
+        Args:
+            kernel_name: that is wanted; None for any.
+
+        Raises:
+            NoSuchSnapshot: there is none.
+            CheckpointRestoreError: it cannot be brought back; its snapshot is kept.
+        """
+        async with self._alone(path):
+            header = await self._find_hibernated(path, kernel_name)
+            if header is None:
+                if (found := self._resumed.get(path)) and found.kernel_id in self._kernels:
+                    # Somebody else has opened the same notebook meanwhile.
+                    return found
+                raise NoSuchSnapshot(
+                    f"No kernel hibernates for {path} any more.",
+                    "jupyter cr list shows what there is.",
+                )
+            kernel_id = header.kernel.kernel_id
+            async with self._alone(kernel_id), EngineProcess() as engine:
+                wanted = _Wanted(
+                    kernel_id,
+                    header.name,
+                    header,
+                    keep=False,
+                    document=False,
+                    lazy=False,
+                    engine=engine,
+                    progress=progress,
+                )
+                answer = self._resumed[path] = await self._resume(wanted)
+            await self._conclude(answer, header)
+        return answer
+
+    async def _find_hibernated(self, path: str, kernel_name: str | None) -> Header | None:
+        session_name = self._documents.session_name(path)
+        page = await self.snapshots(Query(path=path, limit=0))
+        for snapshot in page.snapshots:
+            if (
+                snapshot.automatic == operations.HIBERNATED
+                and kernel_name in (None, snapshot.kernel_name)
+                and snapshot.kernel_id not in self._kernels
+            ):
+                header = await self._header(snapshot.name)
+                # Another server's notebook may have that path, too.
+                if header.notebook.session_name == session_name:
+                    return header
+        return None
 
     async def restore(
         self,
@@ -314,18 +422,31 @@ class SnapshotService:
                     answer = await self._restore(wanted)
             else:
                 answer = await self._resume(wanted)
-        self._positions[kernel_id] = snapshot
+                if header.notebook.path:
+                    await self._documents.attach(
+                        header.notebook.path, kernel_id, header.notebook.type
+                    )
+        await self._conclude(answer, header)
+        return answer
+
+    async def _conclude(self, answer: RestoreAnswer, header: Header) -> None:
+        """A kernel is what it was: take note, and tell."""
         self._emit(
             "restored",
-            snapshot=snapshot,
-            kernel_id=kernel_id,
+            snapshot=answer.snapshot,
+            kernel_id=answer.kernel_id,
             path=header.notebook.path,
             running=[
                 {"msg_id": request.msg_id, "cell_id": request.cell_id}
                 for request in answer.running
             ],
         )
-        return answer
+        if header.automatic == operations.HIBERNATED:
+            # It has served its purpose; opened again, the kernel is not to fall back.
+            with suppress(NoSuchSnapshot, StorageError):
+                await self.delete([answer.snapshot])
+        else:
+            self._positions[answer.kernel_id] = answer.snapshot
 
     async def _restore(self, wanted: _Wanted) -> RestoreAnswer:
         kernel_id = wanted.kernel_id
@@ -417,7 +538,7 @@ class SnapshotService:
         )
 
     async def _resume(self, wanted: _Wanted) -> RestoreAnswer:
-        kernel_id, notebook = wanted.kernel_id, wanted.header.notebook
+        kernel_id = wanted.kernel_id
         if (guardian := find_guardian(kernel_id)) is not None:
             raise TargetError(
                 f"Kernel {kernel_id} is looked after by another server, process "
@@ -431,9 +552,7 @@ class SnapshotService:
             lazy=wanted.lazy,
             progress=wanted.progress,
         )
-        await self._start(kernel_id, wanted.header, notebook.path, revival)
-        if notebook.path:
-            await self._documents.attach(notebook.path, kernel_id, notebook.type)
+        await self._start(kernel_id, wanted.header, wanted.header.notebook.path, revival)
         assert revival.running is not None
         return await self._restored(wanted, revival.running, None)
 

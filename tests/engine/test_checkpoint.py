@@ -591,3 +591,17 @@ while True:
                 (table,) = image.records(FileTable)
                 paths = [getattr(file.record, "path", b"") for file in table.files]
                 assert not any(path.endswith(b"-journal") for path in paths)
+
+
+def test_what_lasts_an_instant_is_waited_for() -> None:
+    """As when psutil reads about all processes in turn."""
+    code = """
+import threading
+file = open("/proc/1/stat")
+def close_soon():
+    threading.Timer(0.2, file.close).start()
+"""
+    with program(code + SERVE + "serve(globals())") as running:
+        running.ask("close_soon()")
+        checkpoint(running.pid)
+        assert running.ask("file.closed") == "True"

@@ -173,6 +173,8 @@ class FrontEnd:
     def close(self) -> None:
         self._socket.close()
         self._reader.join(LIMIT)
+        # The other end may have been closed first, which close() takes for enough.
+        self._socket.shutdown()
 
 
 @dataclass
