@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -28,6 +29,16 @@ _BECOME_ORDINARY = (
     "--inh-caps=-all",
     "--bounding-set=-all",
 )
+
+
+def pytest_configure() -> None:
+    """Programs under test are interrupted. A shell without job control starts what runs in
+    the background with that ignored, and ignored signals are inherited."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            is_interrupt = number == signal.SIGINT
+            handler = signal.default_int_handler if is_interrupt else signal.SIG_DFL
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

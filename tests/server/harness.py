@@ -279,7 +279,11 @@ class Server:
         if self.process.poll() is None:
             self._settle()
             self.process.terminate()
-        self.process.wait(LIMIT)
+        try:
+            self.process.wait(LIMIT)
+        finally:
+            self.process.kill()
+            self.process.wait()
 
     def _settle(self) -> None:
         """Wait until it has taken note that websockets are closed. jupyter_server 2.21
