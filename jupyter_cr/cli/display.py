@@ -141,7 +141,7 @@ def show_list(snapshots: Sequence[Snapshot]) -> None:
             _size(snapshot.bytes),
             str(snapshot.processes or ""),
             escape(snapshot.kernel_name or snapshot.comm),
-            escape(snapshot.note or snapshot.problem),
+            escape(snapshot.note or snapshot.problem or snapshot.automatic),
         )
     console.print(table)
 

@@ -21,6 +21,7 @@ from tornado import web
 from jupyter_cr.errors import CheckpointRestoreError, UsageError
 from jupyter_cr.operations import SnapshotDetails
 from jupyter_cr.server import problems
+from jupyter_cr.server.answers import Query
 from jupyter_cr.server.requests import (
     OPERATIONS,
     ForkSnapshotRequest,
@@ -28,7 +29,7 @@ from jupyter_cr.server.requests import (
     convert_fields,
     decode_body,
 )
-from jupyter_cr.server.service import Query, SnapshotService
+from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Task, Tasks, Work
 
 __all__ = ["HANDLERS", "openapi"]

@@ -16,6 +16,7 @@ from typing import Any
 
 from jupyter_core.utils import ensure_async
 
+from jupyter_cr.errors import CheckpointRestoreError
 from jupyter_cr.operations import Progress
 from jupyter_cr.server.memory import available_memory
 from jupyter_cr.server.service import SnapshotService
@@ -123,7 +124,11 @@ class Hibernation:
 
     async def _resume(self, path: str, kernel_name: str | None) -> str | None:
         """Id of the kernel that goes on for a notebook; None if one is to be started."""
-        if not path or not await self._service.hibernates(path, kernel_name):
+        try:
+            if not path or not await self._service.hibernates(path, kernel_name):
+                return None
+        except CheckpointRestoreError as error:
+            self._log.warning("Whether a kernel hibernates for %s: %s", path, error)
             return None
         resumed: list[str] = []
 

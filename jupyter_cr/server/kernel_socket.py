@@ -3,7 +3,7 @@ snapshot, restore or fork.
 
 Each server listens on ``jupyter-cr/server-PID.sock`` under Jupyter's runtime directory.
 A kernel sends one line of JSON: ``op``, with the arguments of that operation
-(`jupyter_cr.server.requests`), or ``list`` (those of `jupyter_cr.server.service.Query`),
+(`jupyter_cr.server.requests`), or ``list`` (those of `jupyter_cr.server.answers.Query`),
 or ``whoami``. Lines come back as `jupyter_cr.engine.__main__` writes them: ``progress``,
 then one ``result`` or ``error``. Whose kernel it is the server knows from the sender's
 pid (SO_PEERCRED, unix(7)), which is the kernel itself or below it; a command of the same
@@ -50,9 +50,10 @@ from jupyter_cr.kernels.lines import (
 from jupyter_cr.kernels.records import private_dir
 from jupyter_cr.kernels.socket_address import short_address
 from jupyter_cr.operations import Progress
+from jupyter_cr.server.answers import Query
 from jupyter_cr.server.problems import Problem, problem_of
 from jupyter_cr.server.requests import OPERATIONS, OperationRequest, convert_fields
-from jupyter_cr.server.service import Query, SnapshotService
+from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Task, Tasks
 
 __all__ = ["KernelSocket", "WhoAmI"]

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -29,19 +29,21 @@ from jupyter_cr.kernels.engine_process import EngineProcess, Progress
 from jupyter_cr.kernels.glue_client import tell_kernel
 from jupyter_cr.kernels.provisioner import Revival, Running, SnapshotProvisioner
 from jupyter_cr.kernels.records import find_guardian
+from jupyter_cr.server.answers import (
+    CheckpointAnswer,
+    ForkAnswer,
+    Page,
+    Query,
+    RestoreAnswer,
+)
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.starting import ask_for_status, start_kernel
-from jupyter_cr.store import Snapshot, State, Store
+from jupyter_cr.store import Snapshot, Store
 
 __all__ = [
-    "CheckpointAnswer",
     "Emit",
-    "ForkAnswer",
-    "Page",
-    "Query",
     "Requests",
-    "RestoreAnswer",
     "SnapshotService",
 ]
 
@@ -74,83 +76,6 @@ class Requests(Protocol):
 
     def held(self, kernel_id: str) -> AbstractContextManager[None]:
         """What is sent meanwhile waits until the end."""
-
-
-class CheckpointAnswer(operations.CheckpointResult, frozen=True, kw_only=True):
-    """A snapshot of a kernel was taken."""
-
-    kernel_id: str
-    path: str = ""
-    """Of the notebook that was saved with it."""
-    warnings: tuple[str, ...] = ()
-
-
-class RestoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel is what it was."""
-
-    kernel_id: str
-    snapshot: str
-    pid: int
-    """Of its process, as seen by the server."""
-    connection_file: str
-    kept: str | None = None
-    """The snapshot of what ran before; None if nothing ran, or it was not to be kept."""
-    path: str = ""
-    """Of the notebook that was brought back, too."""
-    elapsed_ms: float
-    """Of the engine."""
-    warnings: tuple[str, ...] = ()
-    running: tuple[RunningRequest, ...] = ()
-    """Requests of front ends that the kernel goes on with."""
-
-
-class ForkAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A new kernel runs, beside whatever ran before."""
-
-    snapshot: str
-    kernel_id: str
-    pid: int
-    """Of its process, as seen by the server."""
-    connection_file: str
-    path: str = ""
-    """Of its notebook; empty if it has none."""
-    session_id: str = ""
-    key_renewed: bool = False
-    """Whether it has a session key of its own, and not the one of its original."""
-    elapsed_ms: float
-    warnings: tuple[str, ...] = ()
-    running: tuple[RunningRequest, ...] = ()
-
-
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which snapshots are wanted: those to which all of it applies."""
-
-    kernel_id: str = ""
-    path: str = ""
-    q: str = ""
-    """Occurs in name, note, path or kernel name, in upper or lower case."""
-    state: State | Literal[""] = ""
-    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
-    limit: Annotated[int, msgspec.Meta(ge=0)] = 100
-    """0: no limit."""
-
-    def matches(self, snapshot: Snapshot) -> bool:
-        """Whether all applies to it."""
-        texts = (snapshot.name, snapshot.note, snapshot.path, snapshot.kernel_name)
-        return (
-            self.kernel_id in ("", snapshot.kernel_id)
-            and self.path in ("", snapshot.path)
-            and self.state in ("", snapshot.state)
-            and any(self.q.casefold() in text.casefold() for text in texts)
-        )
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some of the snapshots, newest first."""
-
-    snapshots: tuple[Snapshot, ...]
-    total: int
-    """Of those that match."""
 
 
 class _Wanted(NamedTuple):

@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 
 from jupyter_cr import errors, image, operations, store
 from jupyter_cr.engine import describe
-from jupyter_cr.server import handlers, problems, requests, service, tasks
+from jupyter_cr.server import answers, handlers, problems, requests, tasks
 from jupyter_cr.tracer.capabilities import Capability
 
 OPENAPI: dict[str, Any] = yaml.safe_load(handlers.openapi())
@@ -37,10 +37,10 @@ ANSWERS: dict[str, type] = {
         image.RunningRequest,
         operations.SnapshotDetails,
         problems.Problem,
-        service.CheckpointAnswer,
-        service.ForkAnswer,
-        service.Page,
-        service.RestoreAnswer,
+        answers.CheckpointAnswer,
+        answers.ForkAnswer,
+        answers.Page,
+        answers.RestoreAnswer,
         store.Snapshot,
         tasks.Task,
         tasks.TaskProgress,
@@ -97,7 +97,7 @@ def test_requests_are_what_is_decoded(name: str) -> None:
 def test_the_query_is_what_is_decoded() -> None:
     parameters = OPENAPI["paths"]["/jupyter-cr/snapshots"]["get"]["parameters"]
     described = {p["name"]: p["schema"]["default"] for p in parameters}
-    assert described == msgspec.to_builtins(service.Query())
+    assert described == msgspec.to_builtins(answers.Query())
 
 
 def test_all_errors_are_listed() -> None:

@@ -1,0 +1,91 @@
+"""What the service results in, and which snapshots it can be asked for; as ``openapi.yaml``
+beside this file describes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from jupyter_cr import operations
+from jupyter_cr.image import RunningRequest
+from jupyter_cr.store import Snapshot, State
+
+__all__ = ["CheckpointAnswer", "ForkAnswer", "Page", "Query", "RestoreAnswer"]
+
+
+class CheckpointAnswer(operations.CheckpointResult, frozen=True, kw_only=True):
+    """A snapshot of a kernel was taken."""
+
+    kernel_id: str
+    path: str = ""
+    """Of the notebook that was saved with it."""
+    warnings: tuple[str, ...] = ()
+
+
+class RestoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel is what it was."""
+
+    kernel_id: str
+    snapshot: str
+    pid: int
+    """Of its process, as seen by the server."""
+    connection_file: str
+    kept: str | None = None
+    """The snapshot of what ran before; None if nothing ran, or it was not to be kept."""
+    path: str = ""
+    """Of the notebook that was brought back, too."""
+    elapsed_ms: float
+    """Of the engine."""
+    warnings: tuple[str, ...] = ()
+    running: tuple[RunningRequest, ...] = ()
+    """Requests of front ends that the kernel goes on with."""
+
+
+class ForkAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A new kernel runs, beside whatever ran before."""
+
+    snapshot: str
+    kernel_id: str
+    pid: int
+    """Of its process, as seen by the server."""
+    connection_file: str
+    path: str = ""
+    """Of its notebook; empty if it has none."""
+    session_id: str = ""
+    key_renewed: bool = False
+    """Whether it has a session key of its own, and not the one of its original."""
+    elapsed_ms: float
+    warnings: tuple[str, ...] = ()
+    running: tuple[RunningRequest, ...] = ()
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which snapshots are wanted: those to which all of it applies."""
+
+    kernel_id: str = ""
+    path: str = ""
+    q: str = ""
+    """Occurs in name, note, path or kernel name, in upper or lower case."""
+    state: State | Literal[""] = ""
+    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 100
+    """0: no limit."""
+
+    def matches(self, snapshot: Snapshot) -> bool:
+        """Whether all applies to it."""
+        texts = (snapshot.name, snapshot.note, snapshot.path, snapshot.kernel_name)
+        return (
+            self.kernel_id in ("", snapshot.kernel_id)
+            and self.path in ("", snapshot.path)
+            and self.state in ("", snapshot.state)
+            and any(self.q.casefold() in text.casefold() for text in texts)
+        )
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the snapshots, newest first."""
+
+    snapshots: tuple[Snapshot, ...]
+    total: int
+    """Of those that match."""
