@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -139,6 +140,16 @@ def test_restored_by_name(server: Server) -> None:
     assert (snapshot["automatic"], snapshot["note"]) == ("hibernated", "for now")
     assert server.open_notebook("a.ipynb") == kernel_id
     assert server.front_end(kernel_id).run("print(x)") == "42"
+
+
+def test_two_open_it_at_once(server: Server) -> None:
+    kernel_id = server.open_notebook("a.ipynb")
+    server.front_end(kernel_id).run("x = 41")
+    hibernate(server, kernel_id)
+    with ThreadPoolExecutor() as pool:
+        opened = list(pool.map(server.open_notebook, ["a.ipynb"] * 2))
+    assert opened == [kernel_id] * 2
+    assert server.front_end(kernel_id).run("print(x + 1)") == "42"
 
 
 def test_another_kernel_is_wanted(server: Server) -> None:
