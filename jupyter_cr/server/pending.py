@@ -203,7 +203,7 @@ class KernelRequests:
     _marked: bool = False
     _replied: set[str] = field(default_factory=set)
     _idle: set[str] = field(default_factory=set)
-    _probes: dict[str, str] = field(default_factory=dict)
+    _probes: dict[str, tuple[str, int]] = field(default_factory=dict)
     _closed_prompts: set[str] = field(default_factory=set)
     _holds: int = 0
     _held: deque[tuple[Connection, Any]] = field(default_factory=deque)
@@ -311,8 +311,8 @@ class KernelRequests:
     def _hear_reply(self, msg_id: str, content: bytes) -> bool:
         if self.subshells.hear(msg_id, content):
             return False
-        if (session := self._probes.pop(msg_id, None)) is not None:
-            self._end_overtaken(session)
+        if (probe := self._probes.pop(msg_id, None)) is not None:
+            self._hear_probed(*probe)
             return False
         if msg_id in self.settled:
             self.settled.discard(msg_id)
@@ -476,24 +476,34 @@ class KernelRequests:
 
         Between the time at which that was written down and the snapshot, it may have
         answered; or the request was still under way, and is in no snapshot. A kernel
-        answers one front end's requests in order: once it has answered this one, there
-        will be no answer to those before.
+        answers in order what comes over one connection, and reads from those that there
+        are in turn (zmq_socket(3), fair-queued): requests of before the snapshot have come
+        over one that is closed by now. So it has read all of them once it has answered as
+        many of ours, and one more.
         """
-        session = connection.session_id
-        if any(request.is_in_queue for request in self._of(session)):
-            # Of those that a server takes for a sign of what the kernel does, the most
-            # idle.
-            header = _new_header("is_complete_request", "")
-            self._probes[header["msg_id"]] = session
-            connection.ask("shell", header, {"code": ""})
-            self.requests.pop(header["msg_id"], None)  # It is nobody's.
+        waiting = self._in_queue(connection.session_id)
+        if waiting:
+            self._send_probe(connection, len(waiting))
 
-    def _end_overtaken(self, session: str) -> None:
-        for request in self._of(session):
-            if request.is_in_queue:
-                request.ended = True
-        if (connection := self.connections.get(session)) is not None:
+    def _send_probe(self, connection: Connection, more: int) -> None:
+        # Of those that a server takes for a sign of what the kernel does, the most idle.
+        header = _new_header("is_complete_request", "")
+        self._probes[header["msg_id"]] = connection.session_id, more
+        connection.ask("shell", header, {"code": ""})
+        self.requests.pop(header["msg_id"], None)  # It is nobody's.
+
+    def _hear_probed(self, session: str, more: int) -> None:
+        waiting, connection = self._in_queue(session), self.connections.get(session)
+        if more and waiting and connection is not None:
+            self._send_probe(connection, more - 1)
+            return
+        for request in waiting:
+            request.ended = True
+        if connection is not None:
             self._tell_ended(connection, [connection])
+
+    def _in_queue(self, session: str) -> list[Pending]:
+        return [request for request in self._of(session) if request.is_in_queue]
 
     def leave(self, connection: Connection) -> None:
         """A websocket is closed."""

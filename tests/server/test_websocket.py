@@ -454,6 +454,9 @@ def test_who_comes_back_gets_the_reply_of_a_cell_that_goes_on(
 
 def subshell(front_end: FrontEnd) -> str:
     """A new one's id."""
+    info = front_end.reply(front_end.send("kernel_info_request", {}, "control"))
+    if "kernel subshells" not in info.content.get("supported_features", ()):
+        pytest.skip("the kernel has no subshells")
     request = front_end.send("create_subshell_request", {}, "control")
     return str(front_end.reply(request).content["subshell_id"])
 
