@@ -100,7 +100,14 @@ class _Prompt(msgspec.Struct, frozen=True):
         return InputPrompt(text=self.prompt, is_password=self.password)
 
 
+class _Input(msgspec.Struct, frozen=True):
+    """Content of an ``execute_input``."""
+
+    execution_count: int = 0
+
+
 _header = msgspec.json.Decoder(_Header).decode
+_input = msgspec.json.Decoder(_Input).decode
 _metadata = msgspec.json.Decoder(_Metadata).decode
 _prompt = msgspec.json.Decoder(_Prompt).decode
 
@@ -118,6 +125,7 @@ class Pending:
         asks_anew: the front end does not know of that prompt (any more).
         ended: it will not be answered by the kernel, and the front end is not there.
         goes_on: it was sent before the snapshot that the kernel was brought back to.
+        outcome: of a cell, the content of its reply, as far as its outputs tell.
     """
 
     msg_id: str
@@ -134,6 +142,7 @@ class Pending:
     asks_anew: bool = False
     ended: bool = False
     goes_on: bool = False
+    outcome: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_reply(self) -> bool:
@@ -150,11 +159,34 @@ class Pending:
         return self.idle and self.is_answered
 
     @property
+    def lost_reply(self) -> dict[str, Any] | None:
+        """What the kernel has answered without anybody hearing it; None if it has not."""
+        if not (self.idle and self.outcome):
+            return None
+        return {"status": "ok", "payload": [], "user_expressions": {}, **self.outcome}
+
+    @property
     def is_in_queue(self) -> bool:
         """Whether the front end waits for what was asked of the main shell before the
         snapshot."""
         is_waiting = self.goes_on and not (self.is_answered or self.ended)
         return is_waiting and self.channel == "shell" and not self.subshell
+
+
+@dataclass
+class _Probe:
+    """A question of ours.
+
+    Attributes:
+        session: of the front end in whose name it is asked.
+        more: how many times it is to be asked again.
+        replied, idle: what has been heard of it.
+    """
+
+    session: str
+    more: int
+    replied: bool = False
+    idle: bool = False
 
 
 class Connection(Protocol):
@@ -203,7 +235,7 @@ class KernelRequests:
     _marked: bool = False
     _replied: set[str] = field(default_factory=set)
     _idle: set[str] = field(default_factory=set)
-    _probes: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _probes: dict[str, _Probe] = field(default_factory=dict)
     _closed_prompts: set[str] = field(default_factory=set)
     _holds: int = 0
     _held: deque[tuple[Connection, Any]] = field(default_factory=deque)
@@ -286,7 +318,7 @@ class KernelRequests:
                 # Of its control channel; it may be busy on the other.
                 if asked.msg_type == REQUEST or self.subshells.is_question(msg_id):
                     return False
-                self._hear_status(_header(header), msg_id, content)
+                self._hear_published(_header(header), msg_id, content)
             elif channel == "stdin":
                 self._hear_prompt(session, msg_id, content)
             else:
@@ -295,24 +327,37 @@ class KernelRequests:
             pass
         return True
 
-    def _hear_status(self, header: _Header, msg_id: str, content: bytes) -> None:
-        if header.msg_type != "status":
-            return
-        self.session = header.session
+    def _hear_published(self, header: _Header, msg_id: str, content: bytes) -> None:
         request = self.requests.get(msg_id)
+        if header.msg_type == "status":
+            self.session = header.session
+            self._hear_status(request, msg_id, content)
+        elif request is not None and request.goes_on:
+            if header.msg_type == "execute_input":
+                count = _input(content).execution_count
+                request.outcome.setdefault("execution_count", count)
+            elif header.msg_type == "error":
+                error = {"status": "error", **msgspec.json.decode(content, type=dict)}
+                request.outcome.update(error)
+
+    def _hear_status(self, request: Pending | None, msg_id: str, content: bytes) -> None:
         if b'"idle"' in content:
             self._note(self._idle, msg_id)
             if request is not None:
                 request.idle = True
                 self._forget_done(request)
+            if (probe := self._probes.get(msg_id)) is not None:
+                probe.idle = True
+                self._end_probe(msg_id, probe)
         elif request is not None and b'"busy"' in content:
             request.begun = True
 
     def _hear_reply(self, msg_id: str, content: bytes) -> bool:
         if self.subshells.hear(msg_id, content):
             return False
-        if (probe := self._probes.pop(msg_id, None)) is not None:
-            self._hear_probed(*probe)
+        if (probe := self._probes.get(msg_id)) is not None:
+            probe.replied = True
+            self._end_probe(msg_id, probe)
             return False
         if msg_id in self.settled:
             self.settled.discard(msg_id)
@@ -480,6 +525,10 @@ class KernelRequests:
         are in turn (zmq_socket(3), fair-queued): requests of before the snapshot have come
         over one that is closed by now. So it has read all of them once it has answered as
         many of ours, and one more.
+
+        The replies to those that it reads then reach nobody: ZMQ_ROUTER gives the closed
+        connection's name to the new one (zmq_setsockopt(3), ZMQ_ROUTER_HANDOVER). What
+        has become of them, the outputs tell.
         """
         waiting = self._in_queue(connection.session_id)
         if waiting:
@@ -488,14 +537,19 @@ class KernelRequests:
     def _send_probe(self, connection: Connection, more: int) -> None:
         # Of those that a server takes for a sign of what the kernel does, the most idle.
         header = _new_header("is_complete_request", "")
-        self._probes[header["msg_id"]] = connection.session_id, more
+        self._probes[header["msg_id"]] = _Probe(connection.session_id, more)
         connection.ask("shell", header, {"code": ""})
         self.requests.pop(header["msg_id"], None)  # It is nobody's.
 
-    def _hear_probed(self, session: str, more: int) -> None:
-        waiting, connection = self._in_queue(session), self.connections.get(session)
-        if more and waiting and connection is not None:
-            self._send_probe(connection, more - 1)
+    def _end_probe(self, msg_id: str, probe: _Probe) -> None:
+        """Once all has been heard that was said before, in either way."""
+        if not (probe.replied and probe.idle):
+            return
+        del self._probes[msg_id]
+        waiting = self._in_queue(probe.session)
+        connection = self.connections.get(probe.session)
+        if probe.more and waiting and connection is not None:
+            self._send_probe(connection, probe.more - 1)
             return
         for request in waiting:
             request.ended = True
@@ -522,7 +576,8 @@ class KernelRequests:
             if request.has_reply and not request.replied:
                 self.settled.add(request.msg_id)
                 reply = request.msg_type.removesuffix("_request") + "_reply"
-                connection.tell(request.channel, reply, {"status": "aborted"}, parent)
+                content = request.lost_reply or {"status": "aborted"}
+                connection.tell(request.channel, reply, content, parent)
             if not request.idle:
                 for listener in all_:
                     listener.tell("iopub", "status", {"execution_state": "idle"}, parent)

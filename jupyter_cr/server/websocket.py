@@ -32,6 +32,9 @@ V1 = "v1.kernel.websocket.jupyter.org"
 FLUSH_LIMIT = 10_000
 """Messages that are passed on at once: a kernel that never ends must not stop us."""
 
+_HEEDED = (b'"status"', b'"execute_input"', b'"error"')
+"""In the headers of published messages that tell what has become of a request."""
+
 
 class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
     """One front end's websocket to a kernel."""
@@ -100,7 +103,7 @@ class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
             header, parent, _, content = message[start : start + 4]
         except ValueError:
             return True  # The server says what is wrong with it.
-        if channel == "iopub" and b'"status"' not in header:
+        if channel == "iopub" and not any(kind in header for kind in _HEEDED):
             return True  # Nearly all are outputs: they are not even parsed.
         return self._requests.hear(self.session.session, channel, header, parent, content)
 
