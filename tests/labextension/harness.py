@@ -1,0 +1,187 @@
+"""A real JupyterLab in a real browser, and what people do in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.conftest import ROOT, User
+from tests.server.harness import TOKEN, Server, jupyter_server, notebook
+
+__all__ = ["BUNDLE", "CHROMIUM", "Lab", "chromium", "lab"]
+
+BUNDLE = ROOT / "jupyter_cr" / "labextension"
+CHROMIUM = Path("/usr/bin/chromium")
+
+START_LIMIT_MS = 60_000
+LIMIT_MS = 15_000
+
+_LAB = (
+    "-c",
+    "import sys; from jupyterlab.labapp import main; sys.exit(main())",
+)
+_BROWSER = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_THEME = "lab/user-settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+_METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": ""}}
+_QUIET = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=list(_BROWSER), timeout=START_LIMIT_MS
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Lab:
+    """One window.
+
+    Args:
+        path: of what is opened first.
+    """
+
+    def __init__(self, browser: Browser, server: Server, path: str) -> None:
+        self.server = server
+        context = browser.new_context(viewport={"width": 1300, "height": 800})
+        context.set_default_timeout(LIMIT_MS)
+        self.page: Page = context.new_page()
+        self.page.goto(
+            f"{server.url}lab/tree/{path}?token={TOKEN}&reset", timeout=START_LIMIT_MS
+        )
+        self.is_idle(path, START_LIMIT_MS)
+
+    def close(self) -> None:
+        self.page.context.close()
+
+    # Notebooks
+
+    def notebook(self, path: str) -> Locator:
+        """The panel of a notebook that is open."""
+        tab = self.tab(path)
+        panel = tab.get_attribute("data-id")
+        return self.page.locator(f"#{panel}")
+
+    def tab(self, path: str) -> Locator:
+        name = re.escape(path.rpartition("/")[2])
+        return self.page.locator(
+            "#jp-main-dock-panel .lm-TabBar-tab",
+            has=self.page.locator(".lm-TabBar-tabLabel", has_text=re.compile(f"^{name}$")),
+        )
+
+    def is_idle(self, path: str, limit_ms: int = LIMIT_MS) -> None:
+        """Wait until a notebook is open, and its kernel idle; it is the current one
+        then."""
+        self.tab(path).click(timeout=limit_ms)
+        expect(self.page.locator("#jp-main-statusbar")).to_contain_text(
+            "| Idle", timeout=limit_ms
+        )
+
+    def run_cell(self, path: str, number: int, limit_ms: int = LIMIT_MS) -> str:
+        """What a cell prints, when it has ended."""
+        cell = self.start_cell(path, number)
+        expect(cell.locator(".jp-InputPrompt")).to_have_text(
+            re.compile(r"\[\d+\]:"), timeout=limit_ms
+        )
+        outputs = cell.locator(".jp-OutputArea-output")
+        return outputs.inner_text().strip() if outputs.count() else ""
+
+    def start_cell(self, path: str, number: int) -> Locator:
+        cell = self.cell(path, number)
+        cell.locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+        return cell
+
+    def cell(self, path: str, number: int) -> Locator:
+        return self.notebook(path).locator(".jp-Cell").nth(number)
+
+    # What is ours
+
+    @property
+    def panel(self) -> Locator:
+        return self.page.locator("#jupyter-cr-panel")
+
+    def open_panel(self) -> None:
+        if not self.panel.is_visible():
+            self.page.locator('.lm-TabBar-tab[data-id="jupyter-cr-panel"]').click()
+        expect(self.panel).to_be_visible()
+
+    @property
+    def rows(self) -> Locator:
+        """Of snapshots, in the panel."""
+        return self.panel.locator(".jp-cr-Row")
+
+    def row(self, name: str) -> Locator:
+        return self.panel.locator(f'.jp-cr-Row[data-snapshot="{name}"]')
+
+    def names(self) -> list[str]:
+        """Of the snapshots in the panel, from the top."""
+        return [
+            str(row.get_attribute("data-snapshot")) for row in self.rows.element_handles()
+        ]
+
+    def button(self, path: str) -> Locator:
+        """*Snapshot kernel* in a notebook's toolbar."""
+        return (
+            self.notebook(path)
+            .locator(
+                '.jp-Toolbar-item[data-jp-item-name="kernel-snapshot"] >> css=jp-button, button'
+            )
+            .first
+        )
+
+    def toast(self, text: str | re.Pattern[str]) -> Locator:
+        return self.page.locator(".Toastify__toast", has_text=text)
+
+    def act(self, name: str, action: str) -> None:
+        """Click one of the buttons of a row."""
+        row = self.row(name)
+        row.hover()
+        row.get_by_role("button", name=re.compile(f"^{action}")).click()
+
+
+@contextmanager
+def lab(user: User, *sources: str, theme: str = "JupyterLab Light") -> Iterator[Server]:
+    """A server of JupyterLab with `a.ipynb`, which has these cells, and our bundle as it
+    was built last."""
+    home = user.home
+    config, files = home / "config", home / "files"
+    shared = home / "data" / "labextensions"
+    written: dict[Path, Any] = {
+        config / "labconfig" / "page_config.json": _QUIET,
+        config / _THEME: {"theme": theme},
+        files / "a.ipynb": notebook(*sources) | {"metadata": _METADATA},
+    }
+    for path, content in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    shared.mkdir(parents=True)
+    (shared / "jupyter-cr").symlink_to(BUNDLE)
+    for path in [home, *home.rglob("*")]:
+        os.chown(path, user.uid, user.uid, follow_symlinks=False)
+    static = Path(sys.prefix) / "share" / "jupyter" / "lab"
+    with jupyter_server(
+        user, f"--LabApp.app_dir={static}", "--LabApp.collaborative=False", serve=_LAB
+    ) as server:
+        yield server
