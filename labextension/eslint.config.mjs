@@ -11,12 +11,10 @@ export default defineConfig([
   },
   js.configs.recommended,
   tseslint.configs.recommended,
+  { plugins: { jupyter: jupyterPlugin } },
   jupyterPlugin.configs.recommended,
   {
     files: ['**/*.ts', '**/*.tsx'],
-    plugins: {
-      jupyter: jupyterPlugin
-    },
     languageOptions: {
       globals: {
         ...globals.browser,
@@ -24,7 +22,7 @@ export default defineConfig([
         ...globals.node
       },
       parserOptions: {
-        project: 'tsconfig.json',
+        project: 'tsconfig.test.json',
         sourceType: 'module'
       }
     },
@@ -46,8 +44,14 @@ export default defineConfig([
       '@typescript-eslint/no-use-before-define': 'off',
       curly: ['error', 'all'],
       eqeqeq: 'error',
-      'prefer-arrow-callback': 'error'
+      'prefer-arrow-callback': 'error',
+      // What plugins import, they need as soon as they are there.
+      'jupyter/prefer-lazy-imports': 'off'
     }
+  },
+  {
+    files: ['**/__tests__/*'],
+    rules: { 'jupyter/no-untranslated-string': 'off' }
   },
   prettierRecommended
 ]);

@@ -7,7 +7,13 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import type { CommandRegistry } from '@lumino/commands';
 
 import type { SnapshotError } from './api';
-import { baseName, formatBytes, formatDuration } from './format';
+import {
+  baseName,
+  formatBytes,
+  formatDuration,
+  nextName,
+  stemOf
+} from './format';
 import type { SnapshotModel } from './model';
 import type { INoticeAction, Notices } from './notices';
 import type { Settings } from './settings';
@@ -39,11 +45,24 @@ export class Actions {
       report =>
         model.during('checkpoint', kernelId, async progress => {
           await this.save(target);
-          return model.client.checkpoint(
-            kernelId,
-            { ...options, warm: settings.now.warm },
-            follow(cancel, report, progress)
-          );
+          const take = (name?: string) =>
+            model.client.checkpoint(
+              kernelId,
+              { ...options, name, warm: settings.now.warm },
+              follow(cancel, report, progress)
+            );
+          if (options.name !== undefined) {
+            return take(options.name);
+          }
+          try {
+            return await take(this.suggestName(target));
+          } catch (error) {
+            // By a snapshot that this page has not heard of, or in another window.
+            if ((error as SnapshotError).kind !== 'NameTaken') {
+              throw error;
+            }
+            return take();
+          }
         }),
       answer => ({
         message: trans.__(
@@ -118,7 +137,12 @@ export class Actions {
     await this.doFork(
       trans.__('Forking “%1”…', snapshot.name),
       snapshot.kernel_id,
-      follow => model.client.fork(snapshot.name, follow)
+      async follow =>
+        model.client.fork(
+          snapshot.name,
+          await this.pathOfFork(snapshot),
+          follow
+        )
     );
   }
 
@@ -130,7 +154,9 @@ export class Actions {
       target.kernelId,
       async follow => {
         await this.save(target);
-        const path = await this.pathOfFork(target);
+        const path = target.notebook
+          ? await this.freePath(`${stemOf(target.notebook.context.path)}-fork`)
+          : undefined;
         return model.client.forkKernel(target.kernelId, path, follow);
       }
     );
@@ -195,6 +221,21 @@ export class Actions {
       this.parts.notices.fail(error);
       return false;
     }
+  }
+
+  /** A short name: the notebook's and a number. */
+  private suggestName({ notebook }: ITarget): string | undefined {
+    if (!notebook) {
+      return undefined;
+    }
+    const stem = baseName(stemOf(notebook.context.path)).slice(0, 60);
+    const isName = /^[^.\s/-][^/\p{C}]*$/u.test(stem);
+    return isName
+      ? nextName(
+          stem.trimEnd(),
+          this.parts.model.snapshots.map(({ name }) => name)
+        )
+      : undefined;
   }
 
   /** Restore, in whichever way, with the document. */
@@ -274,8 +315,8 @@ export class Actions {
 
   /** Note whether the kernel runs anything after it was brought back. */
   private watch(kernelId: string, kept: string): void {
-    const kernel = this.parts.targets.of(kernelId)[0]?.sessionContext.session
-      ?.kernel;
+    const kernel =
+      this.parts.targets.of(kernelId)[0]?.sessionContext.session?.kernel;
     if (!kernel) {
       return;
     }
@@ -291,7 +332,7 @@ export class Actions {
 
   /** Put the notebook of a snapshot into all that show it, or else into the file. */
   private async bringDocument(name: string, kernelId: string): Promise<void> {
-    const { docManager, model, targets } = this.parts;
+    const { model, services, targets } = this.parts;
     const content = await model.client.document(name);
     const panels = targets
       .of(kernelId)
@@ -305,7 +346,7 @@ export class Actions {
     }
     const path = model.get(name)?.path;
     if (!panels.length && path) {
-      await docManager.services.contents.save(path, {
+      await services.contents.save(path, {
         type: 'notebook',
         format: 'json',
         content: content as nbformat.INotebookContent
@@ -328,8 +369,7 @@ export class Actions {
       {
         label: trans.__('Restore anyway…'),
         caption: trans.__('What runs now will be lost'),
-        callback: () =>
-          void this.restore(snapshot, { document, keep: false })
+        callback: () => void this.restore(snapshot, { document, keep: false })
       }
     ];
   }
@@ -464,17 +504,24 @@ export class Actions {
     }
   }
 
-  /** A path beside a notebook that is not taken; undefined for what is no notebook. */
-  private async pathOfFork({
-    notebook
-  }: ITarget): Promise<string | undefined> {
-    if (!notebook) {
+  /** Of the copy of a notebook: named after the snapshot, beside the original. */
+  private async pathOfFork(snapshot: ISnapshot): Promise<string | undefined> {
+    if (!snapshot.has_document || !snapshot.path) {
       return undefined;
     }
-    const { contents } = this.parts.docManager.services;
-    const stem = notebook.context.path.replace(/\.ipynb$/, '');
+    const directory = snapshot.path.slice(0, -baseName(snapshot.path).length);
+    const stem = baseName(stemOf(snapshot.path));
+    const { name } = snapshot;
+    return this.freePath(
+      directory + (name.startsWith(stem) ? name : `${stem}-${name}`)
+    );
+  }
+
+  /** A path of a notebook that there is not yet. */
+  private async freePath(stem: string): Promise<string> {
+    const { contents } = this.parts.services;
     for (let number = 1; ; number++) {
-      const path = `${stem}-fork${number > 1 ? `-${number}` : ''}.ipynb`;
+      const path = `${stem}${number > 1 ? `-${number}` : ''}.ipynb`;
       try {
         await contents.get(path, { content: false });
       } catch {
@@ -509,7 +556,10 @@ export class Actions {
   }
 
   /** Delete what was not undone. */
-  private async commit(names: readonly string[], isLast = false): Promise<void> {
+  private async commit(
+    names: readonly string[],
+    isLast = false
+  ): Promise<void> {
     if (!this.deletions.delete(names)) {
       return;
     }

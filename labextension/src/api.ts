@@ -78,7 +78,8 @@ export interface IQuery {
 
 /** What can be said of a snapshot to be taken. */
 export interface ICheckpointOptions {
-  name?: string | null;
+  /** Made up by the server by default. */
+  name?: string;
   note?: string;
   warm?: boolean;
 }
@@ -173,9 +174,18 @@ export class SnapshotClient {
     return this.run(kernelPath(kernelId, 'undo'), {}, follow);
   }
 
-  /** Start a new kernel from a snapshot. */
-  async fork(snapshot: string, follow: IFollow = {}): Promise<IForkAnswer> {
-    return this.run(`${snapshotPath(snapshot)}/fork`, {}, follow);
+  /**
+   * Start a new kernel from a snapshot.
+   *
+   * @param path Of the copy of its notebook; made up by the server by default.
+   */
+  async fork(
+    snapshot: string,
+    path?: string,
+    follow: IFollow = {}
+  ): Promise<IForkAnswer> {
+    const body = path ? { path } : {};
+    return this.run(`${snapshotPath(snapshot)}/fork`, body, follow);
   }
 
   /** Start a new kernel that goes on from where this one is now. */

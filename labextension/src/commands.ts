@@ -1,12 +1,7 @@
 import type { JupyterFrontEnd } from '@jupyterlab/application';
 import { InputDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import {
-  deleteIcon,
-  editIcon,
-  type LabIcon,
-  undoIcon
-} from '@jupyterlab/ui-components';
+import { deleteIcon, editIcon, undoIcon } from '@jupyterlab/ui-components';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 
 import type { Actions } from './actions';
@@ -131,8 +126,7 @@ export function addCommands(parts: ICommandParts): void {
   }
 
   commands.addCommand(CommandIDs.snapshot, {
-    label: args =>
-      args.toolbar ? '' : trans.__('Snapshot Kernel'),
+    label: args => (args.toolbar ? '' : trans.__('Snapshot Kernel')),
     caption: () => {
       if (!model.canCheckpoint) {
         return trans.__(
@@ -144,10 +138,10 @@ export function addCommands(parts: ICommandParts): void {
       return target && model.activity(target.kernelId)
         ? trans.__('Taking a snapshot of the kernel…')
         : trans.__(
-            'Save the state of the kernel and of all its processes, to go back to it later'
+            'Snapshot the kernel: save its state, to go back to it later'
           );
     },
-    icon: args => (args.isMenu ? undefined : cameraIcon),
+    icon: args => (args.toolbar || args.isPalette ? cameraIcon : undefined),
     className: args => {
       const target = targetOf(args);
       const isBusy = target !== null && !!model.activity(target.kernelId);
@@ -187,7 +181,7 @@ export function addCommands(parts: ICommandParts): void {
         ? trans.__('Bring the kernel back to “%1”', last.name)
         : trans.__('There is no snapshot of this kernel yet');
     },
-    icon: args => (args.isMenu ? undefined : undoIcon),
+    icon: args => (args.isPalette ? undoIcon : undefined),
     isEnabled: args => {
       const target = targetOf(args);
       return (
@@ -209,7 +203,7 @@ export function addCommands(parts: ICommandParts): void {
     caption: trans.__(
       'Bring the kernel back to its last snapshot; done again, to the one before it'
     ),
-    icon: args => (args.isMenu ? undefined : undoIcon),
+    icon: args => (args.isPalette ? undoIcon : undefined),
     isEnabled: args => {
       const target = targetOf(args);
       return (
@@ -234,7 +228,9 @@ export function addCommands(parts: ICommandParts): void {
           : trans.__('Restore Snapshot…'),
     caption: args =>
       args.document
-        ? trans.__('Bring the kernel back, and the notebook as it was saved then')
+        ? trans.__(
+            'Bring the kernel back, and the notebook as it was saved then'
+          )
         : trans.__('Bring a kernel back to a snapshot of it'),
     icon: undoIcon,
     isEnabled: canBringBack,
@@ -280,7 +276,7 @@ export function addCommands(parts: ICommandParts): void {
     caption: trans.__(
       'Open a copy, with a kernel of its own that goes on from the same state'
     ),
-    icon: args => (args.isMenu ? undefined : forkIcon),
+    icon: args => (args.isContext || args.isPalette ? forkIcon : undefined),
     isEnabled: args =>
       nameOf(args) !== undefined
         ? canBringBack(args)
@@ -377,7 +373,7 @@ export function addCommands(parts: ICommandParts): void {
   commands.addCommand(CommandIDs.showPanel, {
     label: trans.__('Show Kernel Snapshots'),
     caption: trans.__('Show what there is to go back to'),
-    icon: args => (args.isMenu ? undefined : (cameraIcon as LabIcon)),
+    icon: args => (args.isPalette ? cameraIcon : undefined),
     execute: args => {
       showPanel(typeof args.snapshot === 'string' ? args.snapshot : undefined);
     },

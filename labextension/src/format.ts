@@ -60,3 +60,25 @@ export function formatTime(created: string, locale?: string): string {
 export function baseName(path: string): string {
   return path.slice(path.lastIndexOf('/') + 1);
 }
+
+/**
+ * A path without the ending of notebooks.
+ */
+export function stemOf(path: string): string {
+  return path.replace(/\.ipynb$/, '');
+}
+
+/**
+ * A name and the number after the highest there is: `model-3` after `model-1` and
+ * `model-2`.
+ */
+export function nextName(stem: string, names: Iterable<string>): string {
+  let highest = 0;
+  for (const name of names) {
+    const number = name.slice(stem.length + 1);
+    if (name.startsWith(`${stem}-`) && /^\d{1,9}$/.test(number)) {
+      highest = Math.max(highest, Number(number));
+    }
+  }
+  return `${stem}-${highest + 1}`;
+}

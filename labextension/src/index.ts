@@ -116,7 +116,7 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
 
     const category = trans.__('Kernel Snapshots');
     for (const command of Object.values(CommandIDs)) {
-      palette?.addItem({ command, category });
+      palette?.addItem({ command, category, args: { isPalette: true } });
     }
 
     const addPanel = () => {
@@ -152,10 +152,11 @@ const running: JupyterFrontEndPlugin<void> = {
   optional: [ITranslator],
   activate: (
     app: JupyterFrontEnd,
-    { model, actions }: ISnapshots,
+    snapshots: ISnapshots,
     managers: IRunningSessionManagers,
     translator: ITranslator | null
   ) => {
+    const { model, actions } = snapshots;
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
     managers.add(new RunningSnapshots(model, actions, app.commands, trans));
   }
@@ -172,19 +173,18 @@ const status: JupyterFrontEndPlugin<void> = {
   optional: [ITranslator],
   activate: (
     app: JupyterFrontEnd,
-    { model, settings, targets }: ISnapshots,
+    snapshots: ISnapshots,
     statusBar: IStatusBar,
     translator: ITranslator | null
   ) => {
+    const { model, settings, targets } = snapshots;
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
     const open = () => void app.commands.execute(CommandIDs.showPanel);
     statusBar.registerStatusItem(status.id, {
       item: new StatusItem(model, targets, open, trans),
       align: 'left',
       rank: 4,
-      isActive: () =>
-        settings.now.statusItem &&
-        (targets.current !== null || model.snapshots.length > 0),
+      isActive: () => settings.now.statusItem && model.snapshots.length > 0,
       activeStateChanged: model.changed
     });
   }

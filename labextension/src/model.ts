@@ -253,7 +253,9 @@ export class SnapshotModel implements IDisposable {
 
   private rebuild(): void {
     this.shown = this.all.filter(snapshot => !this.hidden.has(snapshot.name));
-    this.byName = new Map(this.shown.map(snapshot => [snapshot.name, snapshot]));
+    this.byName = new Map(
+      this.shown.map(snapshot => [snapshot.name, snapshot])
+    );
     this.byKernel = new Map();
     for (const snapshot of this.shown) {
       const others = this.byKernel.get(snapshot.kernel_id);

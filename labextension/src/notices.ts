@@ -54,6 +54,10 @@ export class Notices {
       failure?: (error: SnapshotError) => INoticeAction[];
     } = {}
   ): Promise<T | undefined> {
+    // What was done before can be undone as long as nothing else is done.
+    if (this.told) {
+      Notification.dismiss(this.told);
+    }
     let id = '';
     let progress: number | undefined;
     const timer = window.setTimeout(() => {
@@ -97,20 +101,21 @@ export class Notices {
   }
 
   /** Tell what went well. */
-  tell(outcome: IOutcome): string {
+  tell(outcome: IOutcome): void {
     const warnings = outcome.warnings ?? [];
     if (!this.saysSuccess() && !warnings.length) {
-      return '';
+      return;
     }
     const actions = (outcome.actions ?? []).map(asAction);
     const text = [outcome.message, ...warnings].join(' ');
     if (text.length > MAX_LENGTH) {
       actions.push(this.details(outcome.message, warnings.join('\n\n')));
     }
-    return Notification.emit(text, warnings.length ? 'warning' : 'success', {
-      autoClose: warnings.length ? 10000 : 6000,
-      actions
-    });
+    this.told = Notification.emit(
+      text,
+      warnings.length ? 'warning' : 'success',
+      { autoClose: warnings.length ? 10000 : 6000, actions }
+    );
   }
 
   /** Tell something with one button, which is there as long as it can be used. */
@@ -137,12 +142,14 @@ export class Notices {
       return;
     }
     const actions = more(problem).map(asAction);
-    const text = [problem.message, problem.hint].filter(Boolean).join(' ');
-    if (text.length > MAX_LENGTH) {
+    if (sentences(problem).length > MAX_LENGTH) {
       actions.push(this.details(problem.message, problem.hint));
     }
     Notification.emit(shorten(problem), 'error', { autoClose: false, actions });
   }
+
+  /** The notification of what was done last. */
+  private told = '';
 
   private details(message: string, more: string): Notification.IAction {
     return {
@@ -159,9 +166,16 @@ export class Notices {
   }
 }
 
-/** Message and next step, both to be seen: the message is cut if there is no room. */
-function shorten({ message, hint }: SnapshotError): string {
-  const text = [message, hint].filter(Boolean).join(' ');
+/** Message and next step; both are sentences then. */
+function sentences({ message, hint }: SnapshotError): string {
+  const isSentence = !hint || /[.!?:;]$/.test(message);
+  return [isSentence ? message : `${message}.`, hint].filter(Boolean).join(' ');
+}
+
+/** Both to be seen: the message is cut if there is no room. */
+function shorten(problem: SnapshotError): string {
+  const { message, hint } = problem;
+  const text = sentences(problem);
   if (text.length <= MAX_LENGTH || hint.length > MAX_LENGTH - 40) {
     return text;
   }

@@ -212,5 +212,4 @@ export interface ISnapshotEvent {
 }
 
 /** The schema of the events. */
-export const EVENT_SCHEMA =
-  'https://schema.jupyter.org/jupyter_cr/snapshot/v1';
+export const EVENT_SCHEMA = 'https://schema.jupyter.org/jupyter_cr/snapshot/v1';

@@ -8,15 +8,15 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.conftest import ROOT, User
 from tests.server.harness import TOKEN, Server, jupyter_server, notebook
 
-__all__ = ["BUNDLE", "CHROMIUM", "Lab", "chromium", "lab"]
+__all__ = ["BUNDLE", "CHROMIUM", "LIMIT_MS", "Lab", "LabServer", "lab"]
 
 BUNDLE = ROOT / "jupyter_cr" / "labextension"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -116,6 +116,29 @@ class Lab:
     def cell(self, path: str, number: int) -> Locator:
         return self.notebook(path).locator(".jp-Cell").nth(number)
 
+    # Menus
+
+    def open_menu(self, menu: str) -> None:
+        self.page.locator(".lm-MenuBar-item", has_text=re.compile(f"^{menu}$")).click()
+
+    def menu_item(self, command: str) -> Locator:
+        return self.page.locator(
+            ".lm-Menu-item",
+            has=self.page.locator(
+                ".lm-Menu-itemLabel", has_text=re.compile(f"^{command}$")
+            ),
+        )
+
+    def choose(self, menu: str, command: str) -> None:
+        self.open_menu(menu)
+        self.menu_item(command).click()
+
+    def menu_is_enabled(self, menu: str, command: str) -> bool:
+        self.open_menu(menu)
+        classes = self.menu_item(command).get_attribute("class") or ""
+        self.page.keyboard.press("Escape")
+        return "lm-mod-disabled" not in classes
+
     # What is ours
 
     @property
@@ -145,9 +168,7 @@ class Lab:
         """*Snapshot kernel* in a notebook's toolbar."""
         return (
             self.notebook(path)
-            .locator(
-                '.jp-Toolbar-item[data-jp-item-name="kernel-snapshot"] >> css=jp-button, button'
-            )
+            .locator('[data-jp-item-name="kernel-snapshot"] >> css=jp-button, button')
             .first
         )
 
@@ -161,27 +182,48 @@ class Lab:
         row.get_by_role("button", name=re.compile(f"^{action}")).click()
 
 
+@dataclass(frozen=True)
+class LabServer:
+    """A server of JupyterLab with our bundle as it was built last, and a browser."""
+
+    server: Server
+    browser: Browser
+
+    def write(self, path: str, *sources: str) -> None:
+        """A notebook with these cells."""
+        file = self.server.root / path
+        file.write_text(json.dumps(notebook(*sources) | {"metadata": _METADATA}))
+        os.chown(file, self.server.user.uid, self.server.user.uid)
+
+    @contextmanager
+    def open(self, path: str, *sources: str) -> Iterator[Lab]:
+        """A window with that notebook, which is made if there are sources for it."""
+        if sources:
+            self.write(path, *sources)
+        window = Lab(self.browser, self.server, path)
+        try:
+            yield window
+        finally:
+            window.close()
+
+
 @contextmanager
-def lab(user: User, *sources: str, theme: str = "JupyterLab Light") -> Iterator[Server]:
-    """A server of JupyterLab with `a.ipynb`, which has these cells, and our bundle as it
-    was built last."""
+def lab(user: User, theme: str = "JupyterLab Light") -> Iterator[LabServer]:
+    """JupyterLab for a user, in this theme."""
     home = user.home
-    config, files = home / "config", home / "files"
-    shared = home / "data" / "labextensions"
-    written: dict[Path, Any] = {
-        config / "labconfig" / "page_config.json": _QUIET,
-        config / _THEME: {"theme": theme},
-        files / "a.ipynb": notebook(*sources) | {"metadata": _METADATA},
-    }
-    for path, content in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+    config, shared = home / "config", home / "data" / "labextensions"
+    for name, content in (
+        ("labconfig/page_config.json", _QUIET),
+        (_THEME, {"theme": theme}),
+    ):
+        file = config / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))
     shared.mkdir(parents=True)
     (shared / "jupyter-cr").symlink_to(BUNDLE)
-    for path in [home, *home.rglob("*")]:
+    for path in (home, *home.rglob("*")):
         os.chown(path, user.uid, user.uid, follow_symlinks=False)
     static = Path(sys.prefix) / "share" / "jupyter" / "lab"
-    with jupyter_server(
-        user, f"--LabApp.app_dir={static}", "--LabApp.collaborative=False", serve=_LAB
-    ) as server:
-        yield server
+    option = f"--LabApp.app_dir={static}"
+    with jupyter_server(user, option, serve=_LAB) as server, chromium() as browser:
+        yield LabServer(server, browser)

@@ -71,7 +71,9 @@ export function Details(props: {
           </React.Fragment>
         ))}
       </dl>
-      <h4>{trans._n('%1 process', '%1 processes', content.processes.length)}</h4>
+      <h4>
+        {trans._n('%1 process', '%1 processes', content.processes.length)}
+      </h4>
       <Family processes={content.processes} trans={trans} />
     </div>
   );
@@ -108,7 +110,7 @@ function Process(props: {
 }): JSX.Element {
   const { process, trans } = props;
   const [showsAll, setShowsAll] = useState(false);
-  const files = unique(process.descriptors.filter(d => FILES.has(d.kind)));
+  const files = filesOf(process.descriptors);
   const shown = showsAll ? files : files.slice(0, MAX_FILES);
   const memory = process.memory.reduce((sum, kind) => sum + kind.stored, 0);
   const others = process.descriptors.length - files.length;
@@ -116,7 +118,7 @@ function Process(props: {
     trans._n('%1 thread', '%1 threads', process.threads.length),
     formatBytes(memory),
     ...(others > 0
-      ? [trans._n('%1 socket or pipe', '%1 sockets and pipes', others)]
+      ? [trans._n('%1 socket or the like', '%1 sockets and the like', others)]
       : [])
   ];
   return (
@@ -129,9 +131,9 @@ function Process(props: {
         )}
       </div>
       <div className="jp-cr-Meta">{facts.join(' · ')}</div>
-      {shown.map(file => (
-        <div className="jp-cr-File" key={file.fd} title={file.what}>
-          <bdi>{file.what}</bdi>
+      {shown.map(path => (
+        <div className="jp-cr-File" key={path} title={path}>
+          <bdi>{path}</bdi>
         </div>
       ))}
       {files.length > shown.length && (
@@ -154,8 +156,11 @@ function Process(props: {
   );
 }
 
-/** Each file once, however often it is open. */
-function unique(descriptors: readonly IDescriptor[]): IDescriptor[] {
-  const byName = new Map(descriptors.map(file => [file.what, file]));
-  return [...byName.values()];
+/** Paths of files that are open, each once; without the one by which a kernel is known. */
+function filesOf(descriptors: readonly IDescriptor[]): string[] {
+  const paths = descriptors
+    .filter(descriptor => FILES.has(descriptor.kind))
+    // Where it reads or writes next is of no interest here.
+    .map(descriptor => descriptor.what.replace(/ at \d+ of \d+$/, ''));
+  return [...new Set(paths)].filter(path => path !== 'memfd jupyter-cr');
 }

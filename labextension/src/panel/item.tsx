@@ -45,7 +45,10 @@ interface IItemProps {
 }
 
 /** What a snapshot's row says to those who cannot see it. */
-export function describe(snapshot: ISnapshot, trans: TranslationBundle): string {
+export function describe(
+  snapshot: ISnapshot,
+  trans: TranslationBundle
+): string {
   return [
     snapshot.name,
     snapshot.note,
@@ -175,7 +178,10 @@ export function Item(props: IItemProps): JSX.Element {
             {state && (
               <>
                 {' · '}
-                <span className="jp-cr-State" title={snapshot.problem}>
+                <span
+                  className="jp-cr-State"
+                  title={snapshot.problem || reasonOf(snapshot, trans)}
+                >
                   {state}
                 </span>
               </>
@@ -239,10 +245,15 @@ function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
     case 'warm':
       return trans.__('in memory');
     default:
-      return snapshot.automatic === 'before restore'
-        ? trans.__('kept before a restore')
-        : snapshot.automatic;
+      return snapshot.automatic ? trans.__('kept') : '';
   }
+}
+
+/** Why a snapshot is there that nobody asked for. */
+function reasonOf(snapshot: ISnapshot, trans: TranslationBundle): string {
+  return snapshot.automatic === 'before restore'
+    ? trans.__('Kept when the kernel was brought back to another snapshot')
+    : snapshot.automatic;
 }
 
 /** Opens and closes what is below. */

@@ -69,6 +69,10 @@ export function List(props: IListProps): JSX.Element {
     getItemKey: place => rows[place].key,
     overscan: 12
   });
+  const removeAll = (names: readonly string[]) => {
+    setChosen(new Set());
+    props.actions.remove(names);
+  };
   const current = places.has(active) ? active : (rows[0]?.key ?? '');
 
   const goTo = (place: number) => {
@@ -120,10 +124,7 @@ export function List(props: IListProps): JSX.Element {
   const actions: IItemActions = {
     restore: props.actions.restore,
     fork: props.actions.fork,
-    remove: snapshot =>
-      props.actions.remove(
-        selected.has(snapshot.name) ? [...selected] : [snapshot.name]
-      ),
+    remove: snapshot => props.actions.remove([snapshot.name]),
     toggle: name => setExpanded(toggled(expanded, name)),
     edit: target => {
       hasFocus.current = true;
@@ -139,7 +140,10 @@ export function List(props: IListProps): JSX.Element {
     }
   };
 
-  const select = (row: IItem, event: React.MouseEvent | React.KeyboardEvent) => {
+  const select = (
+    row: IItem,
+    event: React.MouseEvent | React.KeyboardEvent
+  ) => {
     const name = row.key;
     setActive(name);
     if (event.shiftKey && anchor) {
@@ -204,7 +208,7 @@ export function List(props: IListProps): JSX.Element {
       },
       Delete: () => {
         if (names.length) {
-          props.actions.remove(names);
+          removeAll(names);
           goTo(place + 1 < rows.length ? place + 1 : place - 1);
         }
       },
@@ -228,12 +232,10 @@ export function List(props: IListProps): JSX.Element {
     <>
       {selected.size > 1 && (
         <div className="jp-cr-Selection" role="status">
-          <span>
-            {trans._n('%1 selected', '%1 selected', selected.size)}
-          </span>
+          <span>{trans._n('%1 selected', '%1 selected', selected.size)}</span>
           <button
             className="jp-cr-Link"
-            onClick={() => props.actions.remove([...selected])}
+            onClick={() => removeAll([...selected])}
           >
             {trans.__('Delete')}
           </button>
@@ -408,4 +410,3 @@ function namesBetween(
     .filter(row => row.kind === 'snapshot')
     .map(row => row.key);
 }
-

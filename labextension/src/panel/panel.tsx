@@ -69,11 +69,7 @@ export class SnapshotPanel extends ReactWidget {
 
   protected render(): JSX.Element {
     return (
-      <Content
-        {...this.parts}
-        asked={this.asked}
-        initial={this.request}
-      />
+      <Content {...this.parts} asked={this.asked} initial={this.request} />
     );
   }
 
@@ -185,7 +181,10 @@ function Content(
         />
       ) : query ? (
         <p className="jp-cr-Hint" role="status">
-          {trans.__('No snapshot has “%1” in its name, note or notebook.', query)}
+          {trans.__(
+            'No snapshot has “%1” in its name, note or notebook.',
+            query
+          )}
         </p>
       ) : model.isLoaded ? (
         <Lesson trans={trans} />

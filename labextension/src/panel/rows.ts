@@ -96,14 +96,12 @@ export function rowsOf(
     group,
     ...(collapsed.has(group.key)
       ? []
-      : group.snapshots.map(
-          (snapshot, index): IItem => ({
-            kind: 'snapshot',
-            key: snapshot.name,
-            snapshot,
-            position: index + 1,
-            size: group.snapshots.length
-          })
-        ))
+      : group.snapshots.map((snapshot, index): IItem => ({
+          kind: 'snapshot',
+          key: snapshot.name,
+          snapshot,
+          position: index + 1,
+          size: group.snapshots.length
+        })))
   ]);
 }
