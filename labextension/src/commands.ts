@@ -65,7 +65,10 @@ export function addCommands(parts: ICommandParts): void {
     const { kernelId } = args;
     return typeof kernelId === 'string'
       ? (targets.of(kernelId)[0] ?? null)
-      : targets.current;
+      : // A click on a toolbar makes its notebook the current one.
+        args.toolbar
+        ? targets.last
+        : targets.current;
   }
 
   /** The name of the snapshot that is meant: given, or clicked on. */

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -16,7 +17,16 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from tests.conftest import ROOT, User
 from tests.server.harness import TOKEN, Server, jupyter_server, notebook
 
-__all__ = ["BUNDLE", "CHROMIUM", "LIMIT_MS", "Lab", "LabServer", "lab"]
+__all__ = [
+    "BUNDLE",
+    "CHROMIUM",
+    "LIMIT_MS",
+    "START_LIMIT_MS",
+    "Lab",
+    "LabServer",
+    "kernel_toolbar_button",
+    "lab",
+]
 
 BUNDLE = ROOT / "jupyter_cr" / "labextension"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -40,6 +50,9 @@ _BROWSER = (
 _THEME = "lab/user-settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
 _METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": ""}}
 _QUIET = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+_NOTEBOOK_7 = {
+    "ServerApp": {"jpserver_extensions": {"notebook": find_spec("notebook") is not None}}
+}
 
 
 @contextmanager
@@ -133,6 +146,11 @@ class Lab:
         self.open_menu(menu)
         self.menu_item(command).click()
 
+    def choose_submenu(self, menu: str, submenu: str, command: str) -> None:
+        self.open_menu(menu)
+        self.menu_item(submenu).hover()
+        self.menu_item(command).click()
+
     def menu_is_enabled(self, menu: str, command: str) -> bool:
         self.open_menu(menu)
         classes = self.menu_item(command).get_attribute("class") or ""
@@ -166,20 +184,25 @@ class Lab:
 
     def button(self, path: str) -> Locator:
         """*Snapshot kernel* in a notebook's toolbar."""
-        return (
-            self.notebook(path)
-            .locator('[data-jp-item-name="kernel-snapshot"] >> css=jp-button, button')
-            .first
-        )
+        return kernel_toolbar_button(self.notebook(path))
 
     def toast(self, text: str | re.Pattern[str]) -> Locator:
-        return self.page.locator(".Toastify__toast", has_text=text)
+        """A notification on the screen, and not one that is just going."""
+        return self.page.locator(".Toastify__toast:not([class*=slide-exit])", has_text=text)
 
     def act(self, name: str, action: str) -> None:
         """Click one of the buttons of a row."""
         row = self.row(name)
         row.hover()
         row.get_by_role("button", name=re.compile(f"^{action}")).click()
+
+
+def kernel_toolbar_button(inside: Locator) -> Locator:
+    """*Snapshot kernel* in the toolbar of a notebook or console."""
+    # JupyterLab's own element around the button, or the button itself.
+    return inside.locator(
+        '[data-jp-item-name="kernel-snapshot"] >> css=jp-button, button'
+    ).first
 
 
 @dataclass(frozen=True)
@@ -194,6 +217,18 @@ class LabServer:
         file = self.server.root / path
         file.write_text(json.dumps(notebook(*sources) | {"metadata": _METADATA}))
         os.chown(file, self.server.user.uid, self.server.user.uid)
+
+    @contextmanager
+    def page(self, path: str) -> Iterator[Page]:
+        """Any page of the server."""
+        context = self.browser.new_context(viewport={"width": 1300, "height": 800})
+        context.set_default_timeout(LIMIT_MS)
+        try:
+            page = context.new_page()
+            page.goto(f"{self.server.url}{path}?token={TOKEN}", timeout=START_LIMIT_MS)
+            yield page
+        finally:
+            context.close()
 
     @contextmanager
     def open(self, path: str, *sources: str) -> Iterator[Lab]:
@@ -214,6 +249,7 @@ def lab(user: User, theme: str = "JupyterLab Light") -> Iterator[LabServer]:
     config, shared = home / "config", home / "data" / "labextensions"
     for name, content in (
         ("labconfig/page_config.json", _QUIET),
+        ("jupyter_server_config.d/notebook.json", _NOTEBOOK_7),
         (_THEME, {"theme": theme}),
     ):
         file = config / name

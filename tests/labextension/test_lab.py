@@ -17,11 +17,10 @@ BACK = re.compile("is back at|are back at")
 
 def snapshot(window: Lab, path: str) -> str:
     """Click on the button; the snapshot's name."""
+    window.open_panel()
     expect(window.button(path)).to_be_enabled()
     before = set(window.names())
     window.button(path).click()
-    expect(window.toast("Snapshot “")).to_be_visible()
-    window.open_panel()
     expect(window.rows).to_have_count(len(before) + 1)
     (name,) = set(window.names()) - before
     return name

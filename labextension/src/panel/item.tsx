@@ -97,7 +97,7 @@ export function Item(props: IItemProps): JSX.Element {
       {formatBytes(snapshot.bytes)}
     </span>
   ];
-  if (snapshot.processes > 1) {
+  if (snapshot.processes > 1 && !snapshot.automatic) {
     facts.push(
       <span key="processes">
         {trans._n('%1 process', '%1 processes', snapshot.processes)}
