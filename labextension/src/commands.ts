@@ -1,8 +1,15 @@
 import type { JupyterFrontEnd } from '@jupyterlab/application';
 import { InputDialog } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { deleteIcon, editIcon, undoIcon } from '@jupyterlab/ui-components';
+import {
+  CommandToolbarButton,
+  deleteIcon,
+  editIcon,
+  undoIcon
+} from '@jupyterlab/ui-components';
+import type { CommandRegistry } from '@lumino/commands';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
+import type { Widget } from '@lumino/widgets';
 
 import type { Actions } from './actions';
 import { cameraIcon, forkIcon } from './icons';
@@ -24,6 +31,21 @@ export namespace CommandIDs {
 
 /** Of a row of the panel; `data-snapshot` is the snapshot's name. */
 export const ROW_CLASS = 'jp-cr-Row';
+
+/**
+ * The button of a notebook's or console's toolbar, which is for its own kernel, whichever
+ * is the current one.
+ */
+export function snapshotButton(
+  commands: CommandRegistry,
+  widget: Widget
+): CommandToolbarButton {
+  return new CommandToolbarButton({
+    commands,
+    id: CommandIDs.snapshot,
+    args: { toolbar: true, widget: widget.id }
+  });
+}
 
 /** What commands are made of. */
 export interface ICommandParts {
@@ -62,13 +84,11 @@ export function addCommands(parts: ICommandParts): void {
 
   /** The kernel that is meant. */
   function targetOf(args: ReadonlyPartialJSONObject): ITarget | null {
-    const { kernelId } = args;
-    return typeof kernelId === 'string'
-      ? (targets.of(kernelId)[0] ?? null)
-      : // A click on a toolbar makes its notebook the current one.
-        args.toolbar
-        ? targets.last
-        : targets.current;
+    const { kernelId, widget } = args;
+    if (typeof kernelId === 'string') {
+      return targets.of(kernelId)[0] ?? null;
+    }
+    return typeof widget === 'string' ? targets.at(widget) : targets.current;
   }
 
   /** The name of the snapshot that is meant: given, or clicked on. */
@@ -130,14 +150,14 @@ export function addCommands(parts: ICommandParts): void {
 
   commands.addCommand(CommandIDs.snapshot, {
     label: args => (args.toolbar ? '' : trans.__('Snapshot Kernel')),
-    caption: () => {
+    caption: args => {
       if (!model.canCheckpoint) {
         return trans.__(
           'Kernels cannot be snapshotted here. %1',
           refusal() ?? ''
         );
       }
-      const target = targets.current;
+      const target = targetOf(args);
       return target && model.activity(target.kernelId)
         ? trans.__('Taking a snapshot of the kernel…')
         : trans.__(

@@ -3,7 +3,7 @@ import {
   type JupyterFrontEnd,
   type JupyterFrontEndPlugin
 } from '@jupyterlab/application';
-import { ICommandPalette } from '@jupyterlab/apputils';
+import { ICommandPalette, IToolbarWidgetRegistry } from '@jupyterlab/apputils';
 import { IConsoleTracker } from '@jupyterlab/console';
 import { IDocumentManager } from '@jupyterlab/docmanager';
 import { ILauncher } from '@jupyterlab/launcher';
@@ -15,7 +15,7 @@ import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import { Token } from '@lumino/coreutils';
 
 import { Actions } from './actions';
-import { addCommands, CommandIDs } from './commands';
+import { addCommands, CommandIDs, snapshotButton } from './commands';
 import { SnapshotModel } from './model';
 import { Notices } from './notices';
 import { SnapshotPanel } from './panel/panel';
@@ -57,7 +57,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     ISettingRegistry,
     ITranslator,
     ICommandPalette,
-    ILayoutRestorer
+    ILayoutRestorer,
+    IToolbarWidgetRegistry
   ],
   activate: (
     app: JupyterFrontEnd,
@@ -67,7 +68,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     settingRegistry: ISettingRegistry | null,
     translator: ITranslator | null,
     palette: ICommandPalette | null,
-    restorer: ILayoutRestorer | null
+    restorer: ILayoutRestorer | null,
+    toolbars: IToolbarWidgetRegistry | null
   ): ISnapshots => {
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
     const { commands, serviceManager, shell } = app;
@@ -112,6 +114,11 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
         return panel.isVisible;
       }
     });
+    for (const place of ['Notebook', 'ConsolePanel']) {
+      toolbars?.addFactory(place, 'kernel-snapshot', widget =>
+        snapshotButton(commands, widget)
+      );
+    }
     new ResumedCells(model, targets);
 
     const category = trans.__('Kernel Snapshots');
@@ -148,17 +155,18 @@ const running: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-cr:running',
   description: 'Snapshots of kernels in the list of what runs.',
   autoStart: true,
-  requires: [ISnapshots, IRunningSessionManagers],
-  optional: [ITranslator],
+  requires: [ISnapshots],
+  // Notebook 7 has none on some of its pages.
+  optional: [IRunningSessionManagers, ITranslator],
   activate: (
     app: JupyterFrontEnd,
     snapshots: ISnapshots,
-    managers: IRunningSessionManagers,
+    managers: IRunningSessionManagers | null,
     translator: ITranslator | null
   ) => {
     const { model, actions } = snapshots;
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
-    managers.add(new RunningSnapshots(model, actions, app.commands, trans));
+    managers?.add(new RunningSnapshots(model, actions, app.commands, trans));
   }
 };
 
@@ -169,18 +177,19 @@ const status: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-cr:status',
   description: 'The number of snapshots of the kernel in the status bar.',
   autoStart: true,
-  requires: [ISnapshots, IStatusBar],
-  optional: [ITranslator],
+  requires: [ISnapshots],
+  // Notebook 7 has none on some of its pages.
+  optional: [IStatusBar, ITranslator],
   activate: (
     app: JupyterFrontEnd,
     snapshots: ISnapshots,
-    statusBar: IStatusBar,
+    statusBar: IStatusBar | null,
     translator: ITranslator | null
   ) => {
     const { model, settings, targets } = snapshots;
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
     const open = () => void app.commands.execute(CommandIDs.showPanel);
-    statusBar.registerStatusItem(status.id, {
+    statusBar?.registerStatusItem(status.id, {
       item: new StatusItem(model, targets, open, trans),
       align: 'left',
       rank: 4,
@@ -197,16 +206,19 @@ const launcher: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-cr:launcher',
   description: 'A card of the launcher that resumes a snapshot.',
   autoStart: true,
-  requires: [ISnapshots, ILauncher],
-  optional: [ITranslator],
+  requires: [ISnapshots],
+  // Notebook 7 has none on some of its pages.
+  optional: [ILauncher, ITranslator],
   activate: (
     app: JupyterFrontEnd,
     snapshots: ISnapshots,
-    launcher: ILauncher,
+    launcher: ILauncher | null,
     translator: ITranslator | null
   ) => {
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
-    addResumeCard(app.commands, launcher, snapshots.model, trans);
+    if (launcher) {
+      addResumeCard(app.commands, launcher, snapshots.model, trans);
+    }
   }
 };
 

@@ -47,6 +47,16 @@ export class Targets {
     return targetOf(this.focused ?? this.previous);
   }
 
+  /** The one of that widget. */
+  at(id: string): ITarget | null {
+    for (const target of this.all()) {
+      if (target.widget.id === id) {
+        return target;
+      }
+    }
+    return null;
+  }
+
   /** Something has been opened, closed, or has another kernel. */
   get changed(): ISignal<this, void> {
     return this.hasChanged;

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
@@ -24,6 +25,7 @@ __all__ = [
     "START_LIMIT_MS",
     "Lab",
     "LabServer",
+    "expect_enabled",
     "kernel_toolbar_button",
     "lab",
 ]
@@ -176,11 +178,10 @@ class Lab:
     def row(self, name: str) -> Locator:
         return self.panel.locator(f'.jp-cr-Row[data-snapshot="{name}"]')
 
-    def names(self) -> list[str]:
-        """Of the snapshots in the panel, from the top."""
-        return [
-            str(row.get_attribute("data-snapshot")) for row in self.rows.element_handles()
-        ]
+    def taken(self, path: str) -> list[str]:
+        """Names of a notebook's snapshots, as the server has them, newest first."""
+        page = self.server.get(f"jupyter-cr/snapshots?path={quote(path)}")
+        return [snapshot["name"] for snapshot in page["snapshots"]]
 
     def button(self, path: str) -> Locator:
         """*Snapshot kernel* in a notebook's toolbar."""
@@ -203,6 +204,14 @@ def kernel_toolbar_button(inside: Locator) -> Locator:
     return inside.locator(
         '[data-jp-item-name="kernel-snapshot"] >> css=jp-button, button'
     ).first
+
+
+def expect_enabled(button: Locator, is_enabled: bool = True) -> None:
+    """JupyterLab's toolbar buttons are elements of its own."""
+    if is_enabled:
+        expect(button).not_to_have_attribute("aria-disabled", "true")
+    else:
+        expect(button).to_have_attribute("aria-disabled", "true")
 
 
 @dataclass(frozen=True)

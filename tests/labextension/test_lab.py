@@ -8,7 +8,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.labextension.harness import Lab, LabServer
+from tests.engine.harness import wait_until
+from tests.labextension.harness import Lab, LabServer, expect_enabled
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
@@ -18,11 +19,12 @@ BACK = re.compile("is back at|are back at")
 def snapshot(window: Lab, path: str) -> str:
     """Click on the button; the snapshot's name."""
     window.open_panel()
-    expect(window.button(path)).to_be_enabled()
-    before = set(window.names())
+    expect_enabled(window.button(path))
+    before = window.taken(path)
     window.button(path).click()
-    expect(window.rows).to_have_count(len(before) + 1)
-    (name,) = set(window.names()) - before
+    wait_until(lambda: len(window.taken(path)) > len(before), "a snapshot")
+    (name,) = set(window.taken(path)).difference(before)
+    expect(window.row(name)).to_be_visible()
     return name
 
 
@@ -40,7 +42,7 @@ def test_snapshot_and_restore(jupyterlab: LabServer) -> None:
         expect(window.toast(BACK)).to_be_visible()
         assert window.run_cell("back.ipynb", 2) == "1"
         expect(window.row(name).locator(".jp-cr-mod-here")).to_be_visible()
-        kept = next(n for n in window.names() if n.startswith("before-back-1"))
+        kept = window.taken("back.ipynb")[0]
 
         window.toast(BACK).get_by_role("button", name="Undo").click()
         expect(window.toast(f"“{kept}”")).to_be_visible()
@@ -52,18 +54,20 @@ def test_undo_leaves_nothing_behind(jupyterlab: LabServer) -> None:
         window.open_panel()
         window.run_cell("undo.ipynb", 0)
         name = snapshot(window, "undo.ipynb")
-        before = window.names()
         window.act(name, "Restore")
         undo = window.toast(BACK).get_by_role("button", name="Undo")
-        expect(window.rows).to_have_count(len(before) + 1)
+        expect(undo).to_be_visible()
+        kept, taken = window.taken("undo.ipynb")
+        assert taken == name
+        expect(window.row(kept)).to_be_visible()
         undo.click()
         expect(window.toast("before-undo-1")).to_be_visible()
-        expect(window.rows).to_have_count(len(before))
+        expect(window.row(kept)).to_have_count(0)
 
         window.button("undo.ipynb").click()
         window.toast("Snapshot “undo-2”").get_by_role("button", name="Undo").click()
         expect(window.row("undo-2")).to_have_count(0)
-        expect(window.rows).to_have_count(len(before))
+        assert window.taken("undo.ipynb") == [name]
 
 
 def test_menu_and_keyboard(jupyterlab: LabServer) -> None:
@@ -207,7 +211,7 @@ def test_a_failure_says_what_to_do(jupyterlab: LabServer) -> None:
         error = window.page.locator(".Toastify__toast--error")
         expect(error).to_contain_text("inotify")
         expect(error).to_contain_text("Stop the file watcher before the checkpoint.")
-        expect(window.button("fails.ipynb")).to_be_enabled()
+        expect_enabled(window.button("fails.ipynb"))
 
 
 def test_the_notebook_comes_back_too(jupyterlab: LabServer) -> None:

@@ -11,6 +11,7 @@ from tests.labextension.harness import (
     LIMIT_MS,
     START_LIMIT_MS,
     LabServer,
+    expect_enabled,
     kernel_toolbar_button,
 )
 
@@ -35,7 +36,7 @@ def test_notebook_7(jupyterlab: LabServer) -> None:
             )
 
         button = kernel_toolbar_button(page.locator("body"))
-        expect(button).to_be_enabled()
+        expect_enabled(button)
         run(0)
         button.click()
         toast = page.locator(".Toastify__toast")
@@ -51,7 +52,7 @@ def test_notebook_7(jupyterlab: LabServer) -> None:
         fork = opened.value
         cell = fork.locator(".jp-CodeCell").nth(2)
         cell.locator(".cm-content").click(timeout=LIMIT_MS)
-        expect(kernel_toolbar_button(fork.locator("body"))).to_be_enabled()
+        expect_enabled(kernel_toolbar_button(fork.locator("body")))
         fork.keyboard.press("Control+Enter")
         expect(cell.locator(".jp-OutputArea-output")).to_have_text("1")
 
@@ -76,10 +77,10 @@ def test_a_console(jupyterlab: LabServer) -> None:
             expect(outputs.last).to_have_text(printed, timeout=LIMIT_MS)
 
         run(0, "x = 1; x", printed="1")
-        before = window.rows.count()
         kernel_toolbar_button(console).click()
-        expect(window.rows).to_have_count(before + 1)
-        name = window.names()[0]
+        expect(window.toast("Snapshot “python3-")).to_be_visible()
+        row = window.rows.filter(has_text="python3-")
+        name = str(row.get_attribute("data-snapshot"))
         run(0, "x = 2; x", printed="2")
         window.act(name, "Restore")
         expect(window.toast("is back at")).to_be_visible()
