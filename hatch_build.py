@@ -21,21 +21,23 @@ class LabExtensionHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before each target."""
         bundle = Path(self.root, BUNDLE)
-        is_built = (bundle / "package.json").is_file()
-        if version != "editable" and not os.environ.get("SKIP_JUPYTER_BUILDER"):
-            self._build(is_built)
-            is_built = True
-        if is_built and self.target_name == "wheel":
+
+        def is_built() -> bool:
+            return (bundle / "package.json").is_file()
+
+        # In a source distribution it is built already.
+        is_source = Path(self.root, "PKG-INFO").is_file() and is_built()
+        is_skipped = "SKIP_JUPYTER_BUILDER" in os.environ
+        if version != "editable" and not is_source and not is_skipped:
+            self._build()
+        if self.target_name == "wheel" and is_built():
             build_data["shared_data"] |= {
                 BUNDLE: SHARED,
                 f"{SOURCE}/install.json": f"{SHARED}/install.json",
             }
 
-    def _build(self, is_built: bool) -> None:
+    def _build(self) -> None:
         if shutil.which("node") is None:
-            # As from a source distribution, in which it is.
-            if is_built:
-                return
             raise RuntimeError(
                 "The JupyterLab extension cannot be built: Node.js is not installed. "
                 "Install it (version 20 or later), or set SKIP_JUPYTER_BUILDER=1 to do "
@@ -46,9 +48,7 @@ class LabExtensionHook(BuildHookInterface[Any]):
         npm_builder(
             self.target_name,
             "standard",
-            path=SOURCE,
+            path=str(Path(self.root, SOURCE)),
             npm=["jlpm"],
             build_cmd="build:prod",
-            source_dir=f"{SOURCE}/src",
-            build_dir=BUNDLE,
         )
