@@ -8,10 +8,11 @@ LAB_STAMP := $(VENV)/.lab-stamp
 BUNDLE := jupyter_cr/labextension/package.json
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-long bench demo lab labextension lint format clean
+.PHONY: help venv test test-long bench demo lab labextension test-labextension \
+	lint format clean
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 venv: $(STAMP) ## set up .venv with everything that the other targets need
 
@@ -62,6 +63,10 @@ $(BUNDLE): $(LAB_STAMP) $(shell find labextension -path '*/node_modules' -prune 
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build:prod
 	$(BIN)/jupyter-builder develop --overwrite .
 	@touch $@
+
+test-labextension: $(BUNDLE) ## its linters and unit tests
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint:check
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 
 $(LAB_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab]'

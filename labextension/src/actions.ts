@@ -258,7 +258,7 @@ export class Actions {
       report =>
         model.during('restore', kernelId, async progress => {
           // What is kept holds the notebook as it is on the screen.
-          await Promise.all(open.map(target => this.save(target)));
+          await Promise.all(open.map(target => this.save(target, document)));
           const answer = await work(name, follow(cancel, report, progress));
           if (document) {
             await this.bringDocument(answer.snapshot, kernelId);
@@ -535,11 +535,15 @@ export class Actions {
     return (await kernels.findById(kernelId)) !== undefined;
   }
 
-  /** What the server is to read is on the screen. */
-  private async save({ notebook }: ITarget): Promise<void> {
+  /**
+   * What the server is to read is on the screen.
+   *
+   * @param isNeeded Whether it would be lost otherwise, whatever the settings say.
+   */
+  private async save({ notebook }: ITarget, isNeeded = false): Promise<void> {
     const context = notebook?.context;
     if (
-      this.parts.settings.now.saveDocument &&
+      (isNeeded || this.parts.settings.now.saveDocument) &&
       context?.model.dirty &&
       !context.model.readOnly
     ) {

@@ -132,6 +132,13 @@ export class SnapshotModel implements IDisposable {
     }
   }
 
+  /** Ask the server for everything, unless we know. */
+  async update(): Promise<void> {
+    if (!this.loaded || this.isStale) {
+      await this.refresh();
+    }
+  }
+
   /** Ask the server for everything. */
   async refresh(): Promise<void> {
     const number = ++this.refreshes;
@@ -140,6 +147,7 @@ export class SnapshotModel implements IDisposable {
       if (number === this.refreshes) {
         this.all = page.snapshots;
         this.loaded = true;
+        this.isStale = false;
         this.failure = null;
       }
     } catch (error) {
@@ -189,6 +197,10 @@ export class SnapshotModel implements IDisposable {
 
   private async hear(event: ISnapshotEvent): Promise<void> {
     this.happened.emit(event);
+    if (this.isStale && event.action !== 'saving') {
+      await this.refresh();
+      return;
+    }
     switch (event.action) {
       case 'created':
       case 'durable':
@@ -248,7 +260,7 @@ export class SnapshotModel implements IDisposable {
 
   private onConnectionFailure(): void {
     // Events are lost while there is no connection.
-    this.loaded = false;
+    this.isStale = true;
   }
 
   private rebuild(): void {
@@ -286,13 +298,14 @@ export class SnapshotModel implements IDisposable {
   private permitted: ICapabilities | null = null;
   private failure: SnapshotError | null = null;
   private loaded = false;
+  private isStale = false;
   private refreshes = 0;
   private disposed = false;
 }
 
-/** Whether a snapshot can be brought back. */
-export function isUsable(snapshot: ISnapshot): boolean {
-  return snapshot.state === 'warm' || snapshot.state === 'durable';
+/** Whether a snapshot is whole, and its kernel can be brought back to it. */
+export function isUsable({ state, kernel_id }: ISnapshot): boolean {
+  return kernel_id !== '' && (state === 'warm' || state === 'durable');
 }
 
 function isUsableAndWanted(snapshot: ISnapshot): boolean {

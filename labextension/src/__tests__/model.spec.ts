@@ -99,6 +99,20 @@ describe('SnapshotModel', () => {
     expect(model.position(KERNEL)).toBe('two');
   });
 
+  it('asks for everything after events may have been lost', async () => {
+    server.services.connectionFailure.emit(new Error('gone'));
+    there = [snapshot('after', { created: '2026-11-24T13:00:00+00:00' })];
+    server.emit({ action: 'deleted', snapshot: 'unheard of' });
+    await changed(model, () => names().includes('after'));
+    expect(names()).toEqual(['after']);
+  });
+
+  it('does not bring back what is no kernel', async () => {
+    there = [snapshot('process', { kernel_id: '' })];
+    await model.refresh();
+    expect(model.last('')).toBeUndefined();
+  });
+
   it('is deaf to the events of others', () => {
     const before = server.asked.length;
     server.services.events.stream.emit({

@@ -198,7 +198,7 @@ export function Item(props: IItemProps): JSX.Element {
           <IconButton
             icon={forkIcon}
             label={trans.__('Fork: open a copy that goes on from “%1”', name)}
-            isEnabled={canBringBack && snapshot.kernel_id !== ''}
+            isEnabled={canBringBack}
             onClick={() => actions.fork(snapshot)}
           />
           <IconButton
@@ -226,7 +226,7 @@ export function Item(props: IItemProps): JSX.Element {
               {trans.__('Add a note')}
             </button>
           )}
-          {isUsable(snapshot) && (
+          {!snapshot.problem && (
             <Details name={name} model={props.model} trans={trans} />
           )}
         </div>

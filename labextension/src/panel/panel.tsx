@@ -60,10 +60,7 @@ export class SnapshotPanel extends ReactWidget {
 
   protected onAfterShow(msg: Message): void {
     super.onAfterShow(msg);
-    const { model } = this.parts;
-    if (!model.isLoaded) {
-      void model.refresh();
-    }
+    void this.parts.model.update();
     this.asked.emit(this.request);
   }
 
