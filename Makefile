@@ -49,14 +49,14 @@ lab: $(LAB_STAMP) labextension ## the main job: JupyterLab with the tutorial
 
 labextension: $(BUNDLE) ## build what JupyterLab and Notebook show, and link it into .venv
 
-$(BUNDLE): $(LAB_STAMP) $(shell find labextension -path '*/node_modules' -prune -o \
-		-path '*/lib' -prune -o -type f -print)
+$(BUNDLE): $(LAB_STAMP) labextension/package.json labextension/yarn.lock \
+		$(shell find labextension/src labextension/style labextension/schema -type f)
 	@command -v node >/dev/null || { \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && \
 			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nodejs; \
 		else \
-			echo "Node.js is needed: sudo apt-get install nodejs" >&2; \
+			echo "Node.js 20 or later is needed: sudo apt-get install nodejs" >&2; \
 			exit 1; \
 		fi; }
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable

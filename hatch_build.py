@@ -15,22 +15,20 @@ SHARED = "share/jupyter/labextensions/jupyter-cr"
 
 
 class LabExtensionHook(BuildHookInterface[Any]):
-    """An editable installation takes what there is, since it must do without Node: `make
-    labextension` builds it. Everything else that is built has the extension in it."""
+    """An editable installation is without it, and without Node: `make labextension` builds
+    the extension and links it. Everything else that is built has it inside."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before each target."""
-        bundle = Path(self.root, BUNDLE)
-
-        def is_built() -> bool:
-            return (bundle / "package.json").is_file()
-
+        # Linked, since files that pip installs would be written through that link.
+        if version == "editable":
+            return
+        built = Path(self.root, BUNDLE, "package.json")
         # In a source distribution it is built already.
-        is_source = Path(self.root, "PKG-INFO").is_file() and is_built()
-        is_skipped = "SKIP_JUPYTER_BUILDER" in os.environ
-        if version != "editable" and not is_source and not is_skipped:
+        is_source = Path(self.root, "PKG-INFO").is_file() and built.is_file()
+        if not is_source and "SKIP_JUPYTER_BUILDER" not in os.environ:
             self._build()
-        if self.target_name == "wheel" and is_built():
+        if self.target_name == "wheel" and built.is_file():
             build_data["shared_data"] |= {
                 BUNDLE: SHARED,
                 f"{SOURCE}/install.json": f"{SHARED}/install.json",
