@@ -166,10 +166,11 @@ export class Notices {
   }
 }
 
-/** Message and next step; both are sentences then. */
+/** Message and next step, as sentences. */
 function sentences({ message, hint }: SnapshotError): string {
-  const isSentence = !hint || /[.!?:;]$/.test(message);
-  return [isSentence ? message : `${message}.`, hint].filter(Boolean).join(' ');
+  const isWhole = !hint || /[.!?:;]$/.test(message);
+  const first = message.charAt(0).toLocaleUpperCase() + message.slice(1);
+  return [isWhole ? first : `${first}.`, hint].filter(Boolean).join(' ');
 }
 
 /** Both to be seen: the message is cut if there is no room. */

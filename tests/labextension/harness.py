@@ -35,6 +35,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 START_LIMIT_MS = 60_000
 LIMIT_MS = 15_000
+expect.set_options(timeout=LIMIT_MS)
 
 _LAB = (
     "-c",

@@ -85,6 +85,12 @@ def test_menu_and_keyboard(jupyterlab: LabServer) -> None:
         window.page.keyboard.press("Control+Alt+z")
         expect(window.toast(BACK)).to_be_visible()
         assert window.run_cell("keys.ipynb", 2) == "1"
+
+        window.page.keyboard.press("Control+Alt+s")
+        expect(window.toast("Snapshot “keys-2”")).to_be_visible()
+        for name in ("keys-2", "keys-1"):
+            window.choose("Kernel", "Step Back to the Snapshot Before")
+            expect(window.toast(f"is back at “{name}”")).to_be_visible()
         title = window.button("keys.ipynb").get_attribute("title") or ""
         assert "Ctrl+Alt+S" in title
 

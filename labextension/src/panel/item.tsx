@@ -34,6 +34,8 @@ export interface IEdited {
 
 interface IItemProps {
   snapshot: ISnapshot;
+  /** How old it is, for people. */
+  age: string;
   model: SnapshotModel;
   actions: IItemActions;
   isExpanded: boolean;
@@ -79,9 +81,10 @@ export function rowClass(
 }
 
 /**
- * A snapshot: what it is, what can be done with it, and what is inside.
+ * A snapshot: what it is, what can be done with it, and what is inside. Made anew only if
+ * it has changed, however far the list is scrolled.
  */
-export function Item(props: IItemProps): JSX.Element {
+export const Item = React.memo((props: IItemProps): JSX.Element => {
   const { snapshot, actions, isExpanded, edited, trans } = props;
   const { name } = snapshot;
   const canBringBack = props.canRestore && isUsable(snapshot);
@@ -91,7 +94,7 @@ export function Item(props: IItemProps): JSX.Element {
       dateTime={snapshot.created}
       title={formatTime(snapshot.created)}
     >
-      {formatAge(snapshot.created)}
+      {props.age}
     </time>,
     <span key="bytes" title={trans.__('On disk')}>
       {formatBytes(snapshot.bytes)}
@@ -233,7 +236,7 @@ export function Item(props: IItemProps): JSX.Element {
       )}
     </>
   );
-}
+});
 
 /** What is to be known of a snapshot beside that it is there. */
 function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {

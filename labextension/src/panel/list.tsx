@@ -3,7 +3,7 @@ import { consoleIcon, notebookIcon } from '@jupyterlab/ui-components';
 import { useVirtualizer } from '@tanstack/react-virtual';
 import React, { useEffect, useMemo, useRef, useState } from 'react';
 
-import { baseName } from '../format';
+import { baseName, formatAge } from '../format';
 import type { SnapshotModel } from '../model';
 import {
   Caret,
@@ -121,7 +121,7 @@ export function List(props: IListProps): JSX.Element {
     return () => window.clearTimeout(timer);
   }, [request, places.has(request?.name ?? '')]);
 
-  const actions: IItemActions = {
+  const now: IItemActions = {
     restore: props.actions.restore,
     fork: props.actions.fork,
     remove: snapshot => props.actions.remove([snapshot.name]),
@@ -139,6 +139,21 @@ export function List(props: IListProps): JSX.Element {
       return isTaken;
     }
   };
+
+  const latest = useRef(now);
+  latest.current = now;
+  // The same for ever, so that rows need not be made anew.
+  const actions = useMemo(
+    (): IItemActions => ({
+      restore: snapshot => latest.current.restore(snapshot),
+      fork: snapshot => latest.current.fork(snapshot),
+      remove: snapshot => latest.current.remove(snapshot),
+      toggle: name => latest.current.toggle(name),
+      edit: target => latest.current.edit(target),
+      commit: (target, text) => latest.current.commit(target, text)
+    }),
+    []
+  );
 
   const select = (
     row: IItem,
@@ -336,6 +351,7 @@ export function List(props: IListProps): JSX.Element {
               >
                 <Item
                   snapshot={snapshot}
+                  age={formatAge(snapshot.created)}
                   model={model}
                   actions={actions}
                   isExpanded={expanded.has(row.key)}

@@ -183,7 +183,7 @@ function Content(
             query
           )}
         </p>
-      ) : model.isLoaded ? (
+      ) : model.isLoaded && model.canCheckpoint ? (
         <Lesson trans={trans} />
       ) : null}
     </>
