@@ -177,10 +177,9 @@ def test_delete_and_undo(jupyterlab: LabServer) -> None:
 
         window.act(names[0], "Delete")
         expect(window.toast(f"“{names[0]}” deleted")).to_be_visible()
-        window.close()
-    # What was not undone is deleted when the page goes, too.
-    there = jupyterlab.server.get("jupyter-cr/snapshots?q=gone-")["snapshots"]
-    assert sorted(s["name"] for s in there) == names[1:]
+        # What was not undone is deleted when the page goes, too.
+        window.page.goto("about:blank")
+        wait_until(lambda: sorted(window.taken("gone.ipynb")) == names[1:], "deletion")
 
 
 def test_two_windows(jupyterlab: LabServer) -> None:
