@@ -191,26 +191,28 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
             )}
           </div>
         </div>
-        <div className="jp-cr-Item-actions">
-          <IconButton
-            icon={undoIcon}
-            label={trans.__('Restore: bring the kernel back to “%1”', name)}
-            isEnabled={canBringBack}
-            onClick={() => actions.restore(snapshot)}
-          />
-          <IconButton
-            icon={forkIcon}
-            label={trans.__('Fork: open a copy that goes on from “%1”', name)}
-            isEnabled={canBringBack}
-            onClick={() => actions.fork(snapshot)}
-          />
-          <IconButton
-            icon={deleteIcon}
-            label={trans.__('Delete “%1”', name)}
-            isEnabled
-            onClick={() => actions.remove(snapshot)}
-          />
-        </div>
+        {!edited && (
+          <div className="jp-cr-Item-actions">
+            <IconButton
+              icon={undoIcon}
+              label={trans.__('Restore: bring the kernel back to “%1”', name)}
+              isEnabled={canBringBack}
+              onClick={() => actions.restore(snapshot)}
+            />
+            <IconButton
+              icon={forkIcon}
+              label={trans.__('Fork: open a copy that goes on from “%1”', name)}
+              isEnabled={canBringBack}
+              onClick={() => actions.fork(snapshot)}
+            />
+            <IconButton
+              icon={deleteIcon}
+              label={trans.__('Delete “%1”', name)}
+              isEnabled
+              onClick={() => actions.remove(snapshot)}
+            />
+          </div>
+        )}
       </div>
       {isExpanded && (
         <div className="jp-cr-Item-inside">

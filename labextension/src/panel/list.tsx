@@ -245,20 +245,6 @@ export function List(props: IListProps): JSX.Element {
 
   return (
     <>
-      {selected.size > 1 && (
-        <div className="jp-cr-Selection" role="status">
-          <span>{trans._n('%1 selected', '%1 selected', selected.size)}</span>
-          <button
-            className="jp-cr-Link"
-            onClick={() => removeAll([...selected])}
-          >
-            {trans.__('Delete')}
-          </button>
-          <button className="jp-cr-Link" onClick={() => setChosen(new Set())}>
-            {trans.__('Clear')}
-          </button>
-        </div>
-      )}
       <div
         className="jp-cr-List"
         ref={scroller}
@@ -367,6 +353,21 @@ export function List(props: IListProps): JSX.Element {
           })}
         </div>
       </div>
+      {/* Below, lest rows move away under the mouse. */}
+      {selected.size > 1 && (
+        <div className="jp-cr-Selection" role="status">
+          <span>{trans._n('%1 selected', '%1 selected', selected.size)}</span>
+          <button
+            className="jp-cr-Link"
+            onClick={() => removeAll([...selected])}
+          >
+            {trans.__('Delete')}
+          </button>
+          <button className="jp-cr-Link" onClick={() => setChosen(new Set())}>
+            {trans.__('Clear')}
+          </button>
+        </div>
+      )}
     </>
   );
 }
