@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 LAB_STAMP := $(VENV)/.lab-stamp
+BUNDLE := jupyter_cr/labextension/package.json
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-long bench demo lab lint format clean
+.PHONY: help venv test test-long bench demo lab labextension test-labextension \
+	lint format clean
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 venv: $(STAMP) ## set up .venv with everything that the other targets need
 
@@ -41,9 +43,30 @@ bench: $(STAMP) ## measure downtime, restore and fork beside their limits
 demo: $(STAMP) ## a real kernel: checkpointed, killed, restored, forked
 	$(BIN)/python -m tests.demo
 
-lab: $(LAB_STAMP) ## the main job: JupyterLab with the tutorial
+lab: $(LAB_STAMP) labextension ## the main job: JupyterLab with the tutorial
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--ServerApp.root_dir=notebooks notebooks/tutorial.ipynb $(LAB_OPTIONS)
+
+labextension: $(BUNDLE) ## build what JupyterLab and Notebook show, and link it into .venv
+
+$(BUNDLE): $(LAB_STAMP) labextension/package.json labextension/yarn.lock \
+		$(shell find labextension/src labextension/style labextension/schema -type f)
+	@command -v node >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nodejs; \
+		else \
+			echo "Node.js 20 or later is needed: sudo apt-get install nodejs" >&2; \
+			exit 1; \
+		fi; }
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build:prod
+	$(BIN)/jupyter-builder develop --overwrite .
+	@touch $@
+
+test-labextension: $(BUNDLE) ## its linters and unit tests
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint:check
+	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 
 $(LAB_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab]'
@@ -59,5 +82,6 @@ format: $(STAMP) ## let ruff put everything in order
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and all caches
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache \
+		jupyter_cr/labextension labextension/node_modules labextension/lib
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

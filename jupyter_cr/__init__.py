@@ -45,8 +45,12 @@ _PARTS = {
     ),
     "jupyter_cr.glue.hooks": ("on_checkpoint", "on_fork", "on_restore"),
     "jupyter_cr.magics": ("load_ipython_extension", "unload_ipython_extension"),
-    # What Jupyter Server looks for in the package that its configuration names.
-    "jupyter_cr.server": ("_jupyter_server_extension_points",),
+    # What Jupyter Server looks for in the package that its configuration names, and
+    # `jupyter-builder develop` in the one whose bundle it links.
+    "jupyter_cr.server": (
+        "_jupyter_labextension_paths",
+        "_jupyter_server_extension_points",
+    ),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["_jupyter_server_extension_points"]
+__all__ = ["_jupyter_labextension_paths", "_jupyter_server_extension_points"]
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:
@@ -13,3 +13,8 @@ def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     from jupyter_cr.server.extension import SnapshotExtension
 
     return [{"module": "jupyter_cr.server.extension", "app": SnapshotExtension}]
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    """Called by jupyter-builder to find what has been built from ``labextension/``."""
+    return [{"src": "labextension", "dest": "jupyter-cr"}]

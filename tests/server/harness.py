@@ -333,9 +333,13 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start_server(user: User, *options: str) -> Server:
+def start_server(user: User, *options: str, serve: Sequence[str] = SERVE) -> Server:
     """A server that answers. Its kernels' specs are those of the interpreter, and its
-    configuration that of a package which has just been installed."""
+    configuration that of a package which has just been installed.
+
+    Args:
+        serve: arguments of Python that start it.
+    """
     root = user.home / "files"
     config = Path(user.environment["JUPYTER_CONFIG_DIR"])
     log = user.home / "server.log"
@@ -350,7 +354,7 @@ def start_server(user: User, *options: str) -> Server:
         process = subprocess.Popen(
             user.command(
                 user.python,
-                *SERVE,
+                *serve,
                 f"--port={port}",
                 "--ServerApp.port_retries=0",
                 "--no-browser",
@@ -384,10 +388,12 @@ def start_server(user: User, *options: str) -> Server:
 
 
 @contextmanager
-def jupyter_server(user: User, *options: str) -> Iterator[Server]:
+def jupyter_server(
+    user: User, *options: str, serve: Sequence[str] = SERVE
+) -> Iterator[Server]:
     """A server; at the end it, its kernels, and whatever came of their snapshots are
     gone."""
-    server = start_server(user, *options)
+    server = start_server(user, *options, serve=serve)
     try:
         yield server
     finally:

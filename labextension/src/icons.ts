@@ -1,0 +1,16 @@
+import { LabIcon } from '@jupyterlab/ui-components';
+
+import cameraSvg from '../style/icons/camera.svg';
+import forkSvg from '../style/icons/fork.svg';
+
+/** Snapshots. */
+export const cameraIcon = new LabIcon({
+  name: 'jupyter-cr:camera',
+  svgstr: cameraSvg
+});
+
+/** A second kernel that goes on from the same state. */
+export const forkIcon = new LabIcon({
+  name: 'jupyter-cr:fork',
+  svgstr: forkSvg
+});

@@ -1,0 +1,225 @@
+import {
+  ILayoutRestorer,
+  type JupyterFrontEnd,
+  type JupyterFrontEndPlugin
+} from '@jupyterlab/application';
+import { ICommandPalette, IToolbarWidgetRegistry } from '@jupyterlab/apputils';
+import { IConsoleTracker } from '@jupyterlab/console';
+import { IDocumentManager } from '@jupyterlab/docmanager';
+import { ILauncher } from '@jupyterlab/launcher';
+import { INotebookTracker } from '@jupyterlab/notebook';
+import { IRunningSessionManagers } from '@jupyterlab/running';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { IStatusBar } from '@jupyterlab/statusbar';
+import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import { Token } from '@lumino/coreutils';
+
+import { Actions } from './actions';
+import { addCommands, CommandIDs, snapshotButton } from './commands';
+import { SnapshotModel } from './model';
+import { Notices } from './notices';
+import { SnapshotPanel } from './panel/panel';
+import { addResumeCard } from './launcher';
+import { ResumedCells } from './resumed';
+import { RunningSnapshots } from './running';
+import { Settings } from './settings';
+import { StatusItem } from './status';
+import { Targets } from './targets';
+
+/** What the other plugins stand on. */
+export interface ISnapshots {
+  model: SnapshotModel;
+  actions: Actions;
+  targets: Targets;
+  settings: Settings;
+}
+
+/** What the other plugins stand on. */
+export const ISnapshots = new Token<ISnapshots>(
+  'jupyter-cr:ISnapshots',
+  'Snapshots of kernels: what there is, and what can be done with it.'
+);
+
+const TRANSLATION_DOMAIN = 'jupyter_cr';
+
+/**
+ * Commands and panel; by its settings also toolbars, menus and shortcuts.
+ */
+const plugin: JupyterFrontEndPlugin<ISnapshots> = {
+  id: 'jupyter-cr:plugin',
+  description: 'Snapshots of kernels: commands, toolbar button, panel.',
+  autoStart: true,
+  provides: ISnapshots,
+  requires: [IDocumentManager],
+  optional: [
+    INotebookTracker,
+    IConsoleTracker,
+    ISettingRegistry,
+    ITranslator,
+    ICommandPalette,
+    ILayoutRestorer,
+    IToolbarWidgetRegistry
+  ],
+  activate: (
+    app: JupyterFrontEnd,
+    docManager: IDocumentManager,
+    notebooks: INotebookTracker | null,
+    consoles: IConsoleTracker | null,
+    settingRegistry: ISettingRegistry | null,
+    translator: ITranslator | null,
+    palette: ICommandPalette | null,
+    restorer: ILayoutRestorer | null,
+    toolbars: IToolbarWidgetRegistry | null
+  ): ISnapshots => {
+    const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
+    const { commands, serviceManager, shell } = app;
+    const model = new SnapshotModel(serviceManager);
+    const targets = new Targets(shell, notebooks, consoles);
+    const settings = new Settings();
+    const actions = new Actions({
+      model,
+      targets,
+      settings,
+      docManager,
+      commands,
+      trans,
+      services: serviceManager,
+      notices: new Notices(trans, () => settings.now.notifySuccess)
+    });
+    const panel = new SnapshotPanel({
+      model,
+      actions,
+      targets,
+      settings,
+      trans
+    });
+    const showPanel = (snapshot?: string) => {
+      shell.activateById(panel.id);
+      if (snapshot) {
+        panel.reveal(snapshot);
+      }
+    };
+    actions.show = showPanel;
+    addCommands({
+      app,
+      actions,
+      model,
+      targets,
+      trans,
+      showPanel,
+      editName: name => {
+        if (panel.isVisible) {
+          panel.edit(name);
+        }
+        return panel.isVisible;
+      }
+    });
+    for (const place of ['Notebook', 'ConsolePanel']) {
+      toolbars?.addFactory(place, 'kernel-snapshot', widget =>
+        snapshotButton(commands, widget)
+      );
+    }
+    new ResumedCells(model, targets);
+
+    const category = trans.__('Kernel Snapshots');
+    for (const command of Object.values(CommandIDs)) {
+      palette?.addItem({ command, category, args: { isPalette: true } });
+    }
+
+    const addPanel = () => {
+      shell.add(panel, settings.now.panelSide, {
+        rank: 550,
+        type: 'Kernel Snapshots'
+      });
+      restorer?.add(panel, panel.id);
+    };
+    if (settingRegistry) {
+      settingRegistry
+        .load(plugin.id)
+        .then(loaded => settings.follow(loaded))
+        .catch(reason => console.error('Settings of jupyter-cr', reason))
+        .finally(addPanel);
+    } else {
+      addPanel();
+    }
+    void model.refresh();
+    void app.restored.then(() => model.probe());
+    return { model, actions, targets, settings };
+  }
+};
+
+/**
+ * Beside kernels and terminals in the list of what runs.
+ */
+const running: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-cr:running',
+  description: 'Snapshots of kernels in the list of what runs.',
+  autoStart: true,
+  requires: [ISnapshots],
+  // Notebook 7 has none on some of its pages.
+  optional: [IRunningSessionManagers, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    snapshots: ISnapshots,
+    managers: IRunningSessionManagers | null,
+    translator: ITranslator | null
+  ) => {
+    const { model, actions } = snapshots;
+    const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
+    managers?.add(new RunningSnapshots(model, actions, app.commands, trans));
+  }
+};
+
+/**
+ * In the status bar: how many there are, and what they cost.
+ */
+const status: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-cr:status',
+  description: 'The number of snapshots of the kernel in the status bar.',
+  autoStart: true,
+  requires: [ISnapshots],
+  // Notebook 7 has none on some of its pages.
+  optional: [IStatusBar, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    snapshots: ISnapshots,
+    statusBar: IStatusBar | null,
+    translator: ITranslator | null
+  ) => {
+    const { model, settings, targets } = snapshots;
+    const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
+    const open = () => void app.commands.execute(CommandIDs.showPanel);
+    statusBar?.registerStatusItem(status.id, {
+      item: new StatusItem(model, targets, open, trans),
+      align: 'left',
+      rank: 4,
+      isActive: () => settings.now.statusItem && model.snapshots.length > 0,
+      activeStateChanged: model.changed
+    });
+  }
+};
+
+/**
+ * In the launcher: go on with what was left.
+ */
+const launcher: JupyterFrontEndPlugin<void> = {
+  id: 'jupyter-cr:launcher',
+  description: 'A card of the launcher that resumes a snapshot.',
+  autoStart: true,
+  requires: [ISnapshots],
+  // Notebook 7 has none on some of its pages.
+  optional: [ILauncher, ITranslator],
+  activate: (
+    app: JupyterFrontEnd,
+    snapshots: ISnapshots,
+    launcher: ILauncher | null,
+    translator: ITranslator | null
+  ) => {
+    const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
+    if (launcher) {
+      addResumeCard(app.commands, launcher, snapshots.model, trans);
+    }
+  }
+};
+
+export default [plugin, running, status, launcher];

@@ -1,0 +1,313 @@
+import type { Event, ServiceManager } from '@jupyterlab/services';
+import type { IDisposable } from '@lumino/disposable';
+import { type ISignal, Signal } from '@lumino/signaling';
+
+import { SnapshotClient, SnapshotError } from './api';
+import type {
+  ICapabilities,
+  ISnapshot,
+  ISnapshotDetails,
+  ISnapshotEvent,
+  Operation
+} from './types';
+import { EVENT_SCHEMA } from './types';
+
+/** An operation that runs, whoever has begun it. */
+export interface IActivity {
+  operation: Operation;
+  kernelId: string;
+  /** From 0 to 1; null if that is not known. */
+  fraction: number | null;
+}
+
+/**
+ * The server's snapshots, as they are now: what any window, cell or terminal does shows
+ * here, because the server tells of it.
+ */
+export class SnapshotModel implements IDisposable {
+  constructor(services: ServiceManager.IManager) {
+    this.client = new SnapshotClient(services.serverSettings, this.happened);
+    services.events.stream.connect(this.onEmission, this);
+    services.connectionFailure.connect(this.onConnectionFailure, this);
+    this.services = services;
+  }
+
+  /** The server's REST interface. */
+  readonly client: SnapshotClient;
+
+  /** Newest first, without those that are about to be deleted. */
+  get snapshots(): readonly ISnapshot[] {
+    return this.shown;
+  }
+
+  /** Whether `snapshots` says what the server has. */
+  get isLoaded(): boolean {
+    return this.loaded;
+  }
+
+  /** Why the snapshots are not known. */
+  get problem(): SnapshotError | null {
+    return this.failure;
+  }
+
+  /** What the machine permits; null as long as that is not known. */
+  get capabilities(): ICapabilities | null {
+    return this.permitted;
+  }
+
+  /** Whether kernels can be snapshotted here, as far as that is known. */
+  get canCheckpoint(): boolean {
+    return !this.failure && (this.permitted?.can_checkpoint ?? true);
+  }
+
+  /** Whether snapshots can be restored and forked here, as far as that is known. */
+  get canRestore(): boolean {
+    return !this.failure && (this.permitted?.can_restore ?? true);
+  }
+
+  /** Any of the above has changed. */
+  get changed(): ISignal<this, void> {
+    return this.hasChanged;
+  }
+
+  /** The server has told of something. */
+  readonly happened = new Signal<this, ISnapshotEvent>(this);
+
+  get isDisposed(): boolean {
+    return this.disposed;
+  }
+
+  dispose(): void {
+    if (!this.disposed) {
+      this.disposed = true;
+      this.services.events.stream.disconnect(this.onEmission, this);
+      Signal.clearData(this);
+    }
+  }
+
+  /** The snapshot of that name, if there is one. */
+  get(name: string): ISnapshot | undefined {
+    return this.byName.get(name);
+  }
+
+  /** Snapshots of a kernel, newest first. */
+  of(kernelId: string): readonly ISnapshot[] {
+    return this.byKernel.get(kernelId) ?? [];
+  }
+
+  /** The last snapshot of a kernel that somebody asked for. */
+  last(kernelId: string): ISnapshot | undefined {
+    return this.of(kernelId).find(isUsableAndWanted);
+  }
+
+  /** The snapshot that a kernel was last brought back to, as far as this page knows. */
+  position(kernelId: string): string | undefined {
+    return this.positions.get(kernelId);
+  }
+
+  /** What is being done with a kernel. */
+  activity(kernelId: string): IActivity | undefined {
+    return this.activities.get(kernelId);
+  }
+
+  /** Do something with a kernel, for all of this page to see. */
+  async during<T>(
+    operation: Operation,
+    kernelId: string,
+    work: (report: (fraction: number) => void) => Promise<T>
+  ): Promise<T> {
+    const activity: IActivity = { operation, kernelId, fraction: null };
+    this.activities.set(kernelId, activity);
+    this.announce();
+    try {
+      return await work(fraction => {
+        activity.fraction = fraction;
+        this.announce();
+      });
+    } finally {
+      if (this.activities.get(kernelId) === activity) {
+        this.activities.delete(kernelId);
+      }
+      this.announce();
+    }
+  }
+
+  /** Ask the server for everything, unless we know. */
+  async update(): Promise<void> {
+    if (!this.loaded || this.isStale) {
+      await this.refresh();
+    }
+  }
+
+  /** Ask the server for everything. */
+  async refresh(): Promise<void> {
+    const number = ++this.refreshes;
+    try {
+      const page = await this.client.list();
+      if (number === this.refreshes) {
+        this.all = page.snapshots;
+        this.loaded = true;
+        this.isStale = false;
+        this.failure = null;
+      }
+    } catch (error) {
+      this.failure = error as SnapshotError;
+    }
+    this.rebuild();
+  }
+
+  /** Find out, once, what the machine permits. */
+  async probe(): Promise<void> {
+    try {
+      this.permitted = await this.client.capabilities();
+      this.announce();
+    } catch {
+      // The list tells why there is no answer; what fails, fails with its own words.
+    }
+  }
+
+  /** All that is known of a snapshot; asked for once. */
+  details(name: string): Promise<ISnapshotDetails> {
+    let details = this.known.get(name);
+    if (!details) {
+      details = this.client.details(name);
+      this.known.set(name, details);
+      details.catch(() => this.known.delete(name));
+    }
+    return details;
+  }
+
+  /** Leave snapshots out, since they are about to be deleted. */
+  hide(names: readonly string[]): void {
+    names.forEach(name => this.hidden.add(name));
+    this.rebuild();
+  }
+
+  /** Show them again. */
+  unhide(names: readonly string[]): void {
+    names.forEach(name => this.hidden.delete(name));
+    this.rebuild();
+  }
+
+  private onEmission(_: unknown, emission: Event.Emission): void {
+    if (emission.schema_id === EVENT_SCHEMA) {
+      void this.hear(emission as unknown as ISnapshotEvent);
+    }
+  }
+
+  private async hear(event: ISnapshotEvent): Promise<void> {
+    this.happened.emit(event);
+    if (this.isStale && event.action !== 'saving') {
+      await this.refresh();
+      return;
+    }
+    switch (event.action) {
+      case 'created':
+      case 'durable':
+        await this.fetch(event.snapshot!);
+        break;
+      case 'updated':
+        if (event.former_name) {
+          this.forget(event.former_name);
+        }
+        await this.fetch(event.snapshot!);
+        break;
+      case 'deleted':
+        this.forget(event.snapshot!);
+        this.rebuild();
+        break;
+      case 'restored':
+        this.positions.set(event.kernel_id!, event.snapshot!);
+        this.announce();
+        break;
+    }
+  }
+
+  /** Ask for one snapshot; once, where several events tell of it. */
+  private fetch(name: string): Promise<void> {
+    let fetch = this.fetches.get(name);
+    if (!fetch) {
+      fetch = this.ask(name).finally(() => this.fetches.delete(name));
+      this.fetches.set(name, fetch);
+    }
+    return fetch;
+  }
+
+  private async ask(name: string): Promise<void> {
+    if (!this.loaded) {
+      return;
+    }
+    try {
+      const { snapshots } = await this.client.list({ q: name });
+      const found = snapshots.find(snapshot => snapshot.name === name);
+      if (found) {
+        const others = this.all.filter(snapshot => snapshot.name !== name);
+        const place = others.findIndex(other => other.created <= found.created);
+        others.splice(place < 0 ? others.length : place, 0, found);
+        this.all = others;
+        this.rebuild();
+      }
+    } catch {
+      await this.refresh();
+    }
+  }
+
+  private forget(name: string): void {
+    this.all = this.all.filter(snapshot => snapshot.name !== name);
+    this.hidden.delete(name);
+    this.known.delete(name);
+  }
+
+  private onConnectionFailure(): void {
+    // Events are lost while there is no connection.
+    this.isStale = true;
+  }
+
+  private rebuild(): void {
+    this.shown = this.all.filter(snapshot => !this.hidden.has(snapshot.name));
+    this.byName = new Map(
+      this.shown.map(snapshot => [snapshot.name, snapshot])
+    );
+    this.byKernel = new Map();
+    for (const snapshot of this.shown) {
+      const others = this.byKernel.get(snapshot.kernel_id);
+      if (others) {
+        others.push(snapshot);
+      } else {
+        this.byKernel.set(snapshot.kernel_id, [snapshot]);
+      }
+    }
+    this.announce();
+  }
+
+  private announce(): void {
+    this.hasChanged.emit();
+  }
+
+  private readonly services: ServiceManager.IManager;
+  private readonly hasChanged = new Signal<this, void>(this);
+  private all: ISnapshot[] = [];
+  private shown: ISnapshot[] = [];
+  private byName = new Map<string, ISnapshot>();
+  private byKernel = new Map<string, ISnapshot[]>();
+  private readonly hidden = new Set<string>();
+  private readonly known = new Map<string, Promise<ISnapshotDetails>>();
+  private readonly positions = new Map<string, string>();
+  private readonly activities = new Map<string, IActivity>();
+  private readonly fetches = new Map<string, Promise<void>>();
+  private permitted: ICapabilities | null = null;
+  private failure: SnapshotError | null = null;
+  private loaded = false;
+  private isStale = false;
+  private refreshes = 0;
+  private disposed = false;
+}
+
+/** Whether a snapshot is whole, and its kernel can be brought back to it. */
+export function isUsable({ state, kernel_id }: ISnapshot): boolean {
+  return kernel_id !== '' && (state === 'warm' || state === 'durable');
+}
+
+function isUsableAndWanted(snapshot: ISnapshot): boolean {
+  return isUsable(snapshot) && snapshot.automatic === '';
+}

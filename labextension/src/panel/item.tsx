@@ -1,0 +1,363 @@
+import type { TranslationBundle } from '@jupyterlab/translation';
+import {
+  caretDownIcon,
+  caretRightIcon,
+  deleteIcon,
+  type LabIcon,
+  undoIcon
+} from '@jupyterlab/ui-components';
+import React, { useEffect, useRef } from 'react';
+
+import { ROW_CLASS } from '../commands';
+import { formatAge, formatBytes, formatTime } from '../format';
+import { forkIcon } from '../icons';
+import { isUsable, type SnapshotModel } from '../model';
+import type { ISnapshot } from '../types';
+import { Details } from './details';
+
+/** What can be done with a row. */
+export interface IItemActions {
+  restore: (snapshot: ISnapshot) => void;
+  fork: (snapshot: ISnapshot) => void;
+  remove: (snapshot: ISnapshot) => void;
+  toggle: (name: string) => void;
+  edit: (edited: IEdited | null) => void;
+  /** Resolves to whether the server has taken it. */
+  commit: (edited: IEdited, text: string) => Promise<boolean>;
+}
+
+/** The text that is being edited. */
+export interface IEdited {
+  name: string;
+  field: 'name' | 'note';
+}
+
+interface IItemProps {
+  snapshot: ISnapshot;
+  /** How old it is, for people. */
+  age: string;
+  model: SnapshotModel;
+  actions: IItemActions;
+  isExpanded: boolean;
+  edited: IEdited['field'] | null;
+  /** Whether the kernel was last brought back to it. */
+  isHere: boolean;
+  canRestore: boolean;
+  trans: TranslationBundle;
+}
+
+/** What a snapshot's row says to those who cannot see it. */
+export function describe(
+  snapshot: ISnapshot,
+  trans: TranslationBundle
+): string {
+  return [
+    snapshot.name,
+    snapshot.note,
+    formatAge(snapshot.created),
+    formatBytes(snapshot.bytes),
+    stateOf(snapshot, trans)
+  ]
+    .filter(Boolean)
+    .join(', ');
+}
+
+/** The class of a snapshot's row. */
+export function rowClass(
+  snapshot: ISnapshot,
+  isSelected: boolean,
+  isMarked: boolean
+): string {
+  return [
+    ROW_CLASS,
+    'jp-cr-Item',
+    isSelected ? 'jp-mod-selected' : '',
+    isMarked ? 'jp-cr-mod-marked' : '',
+    snapshot.automatic ? 'jp-cr-mod-automatic' : '',
+    isUsable(snapshot) ? '' : 'jp-cr-mod-broken'
+  ]
+    .filter(Boolean)
+    .join(' ');
+}
+
+/**
+ * A snapshot: what it is, what can be done with it, and what is inside. Made anew only if
+ * it has changed, however far the list is scrolled.
+ */
+export const Item = React.memo((props: IItemProps): JSX.Element => {
+  const { snapshot, actions, isExpanded, edited, trans } = props;
+  const { name } = snapshot;
+  const canBringBack = props.canRestore && isUsable(snapshot);
+  const facts = [
+    <time
+      key="age"
+      dateTime={snapshot.created}
+      title={formatTime(snapshot.created)}
+    >
+      {props.age}
+    </time>,
+    <span key="bytes" title={trans.__('On disk')}>
+      {formatBytes(snapshot.bytes)}
+    </span>
+  ];
+  if (snapshot.processes > 1 && !snapshot.automatic) {
+    facts.push(
+      <span key="processes">
+        {trans._n('%1 process', '%1 processes', snapshot.processes)}
+      </span>
+    );
+  }
+  const state = stateOf(snapshot, trans);
+  return (
+    <>
+      <div className="jp-cr-Item-main">
+        <Caret
+          isExpanded={isExpanded}
+          label={
+            isExpanded
+              ? trans.__('Hide what is inside')
+              : trans.__('Show what is inside')
+          }
+          onClick={() => actions.toggle(name)}
+        />
+        <div className="jp-cr-Item-body">
+          <div className="jp-cr-Item-title">
+            {edited === 'name' ? (
+              <Editor
+                text={name}
+                label={trans.__('Name of the snapshot')}
+                commit={text => actions.commit({ name, field: 'name' }, text)}
+                close={() => actions.edit(null)}
+              />
+            ) : (
+              <span
+                className="jp-cr-Item-name"
+                title={trans.__('%1 (double-click to rename)', name)}
+                onDoubleClick={event => {
+                  event.stopPropagation();
+                  actions.edit({ name, field: 'name' });
+                }}
+              >
+                {name}
+              </span>
+            )}
+            {props.isHere && (
+              <span
+                className="jp-cr-Badge jp-cr-mod-here"
+                title={trans.__('The kernel was last brought back to this one')}
+              >
+                {trans.__('here')}
+              </span>
+            )}
+          </div>
+          {edited === 'note' ? (
+            <Editor
+              text={snapshot.note}
+              label={trans.__('Note')}
+              placeholder={trans.__('Note')}
+              mayBeEmpty
+              commit={text => actions.commit({ name, field: 'note' }, text)}
+              close={() => actions.edit(null)}
+            />
+          ) : snapshot.note ? (
+            <div
+              className="jp-cr-Item-note"
+              title={trans.__('Double-click to edit the note')}
+              onDoubleClick={event => {
+                event.stopPropagation();
+                actions.edit({ name, field: 'note' });
+              }}
+            >
+              {snapshot.note}
+            </div>
+          ) : null}
+          <div className="jp-cr-Meta">
+            {facts.map((fact, index) => (
+              <React.Fragment key={fact.key}>
+                {index > 0 && ' · '}
+                {fact}
+              </React.Fragment>
+            ))}
+            {state && (
+              <>
+                {' · '}
+                <span
+                  className="jp-cr-State"
+                  title={snapshot.problem || reasonOf(snapshot, trans)}
+                >
+                  {state}
+                </span>
+              </>
+            )}
+          </div>
+        </div>
+        {!edited && (
+          <div className="jp-cr-Item-actions">
+            <IconButton
+              icon={undoIcon}
+              label={trans.__('Restore: bring the kernel back to “%1”', name)}
+              isEnabled={canBringBack}
+              onClick={() => actions.restore(snapshot)}
+            />
+            <IconButton
+              icon={forkIcon}
+              label={trans.__('Fork: open a copy that goes on from “%1”', name)}
+              isEnabled={canBringBack}
+              onClick={() => actions.fork(snapshot)}
+            />
+            <IconButton
+              icon={deleteIcon}
+              label={trans.__('Delete “%1”', name)}
+              isEnabled
+              onClick={() => actions.remove(snapshot)}
+            />
+          </div>
+        )}
+      </div>
+      {isExpanded && (
+        <div className="jp-cr-Item-inside">
+          {snapshot.problem && (
+            <div className="jp-cr-mod-problem">{snapshot.problem}</div>
+          )}
+          {edited !== 'note' && !snapshot.note && (
+            <button
+              className="jp-cr-Link"
+              tabIndex={-1}
+              onClick={event => {
+                event.stopPropagation();
+                actions.edit({ name, field: 'note' });
+              }}
+            >
+              {trans.__('Add a note')}
+            </button>
+          )}
+          {!snapshot.problem && (
+            <Details name={name} model={props.model} trans={trans} />
+          )}
+        </div>
+      )}
+    </>
+  );
+});
+
+/** What is to be known of a snapshot beside that it is there. */
+function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
+  switch (snapshot.state) {
+    case 'corrupt':
+      return trans.__('damaged');
+    case 'future':
+      return trans.__('from a later release');
+    case 'warm':
+      return trans.__('in memory');
+    default:
+      return snapshot.automatic ? trans.__('kept') : '';
+  }
+}
+
+/** Why a snapshot is there that nobody asked for. */
+function reasonOf(snapshot: ISnapshot, trans: TranslationBundle): string {
+  return snapshot.automatic === 'before restore'
+    ? trans.__('Kept when the kernel was brought back to another snapshot')
+    : snapshot.automatic;
+}
+
+/** Opens and closes what is below. */
+export function Caret(props: {
+  isExpanded: boolean;
+  label: string;
+  onClick: () => void;
+}): JSX.Element {
+  const icon = props.isExpanded ? caretDownIcon : caretRightIcon;
+  return (
+    <button
+      className="jp-cr-Caret"
+      tabIndex={-1}
+      aria-label={props.label}
+      onClick={event => {
+        event.stopPropagation();
+        props.onClick();
+      }}
+    >
+      <icon.react tag="span" />
+    </button>
+  );
+}
+
+function IconButton(props: {
+  icon: LabIcon;
+  label: string;
+  isEnabled: boolean;
+  onClick: () => void;
+}): JSX.Element {
+  return (
+    <button
+      className="jp-cr-Action"
+      tabIndex={-1}
+      title={props.label}
+      aria-label={props.label}
+      disabled={!props.isEnabled}
+      onClick={event => {
+        event.stopPropagation();
+        props.onClick();
+      }}
+      onDoubleClick={event => event.stopPropagation()}
+    >
+      <props.icon.react tag="span" />
+    </button>
+  );
+}
+
+/** A text that is edited in place: Enter and leaving it commit, Escape does not. */
+function Editor(props: {
+  text: string;
+  label: string;
+  placeholder?: string;
+  mayBeEmpty?: boolean;
+  commit: (text: string) => Promise<boolean>;
+  close: () => void;
+}): JSX.Element {
+  const input = useRef<HTMLInputElement>(null);
+  const isDone = useRef(false);
+
+  useEffect(() => {
+    input.current?.focus();
+    input.current?.select();
+  }, []);
+
+  const commit = async () => {
+    const text = input.current?.value.trim() ?? '';
+    if (isDone.current) {
+      return;
+    }
+    isDone.current = true;
+    const isChanged = text !== props.text && (text || props.mayBeEmpty);
+    if (!isChanged || (await props.commit(text))) {
+      props.close();
+    } else {
+      isDone.current = false;
+      input.current?.focus();
+    }
+  };
+  return (
+    <input
+      ref={input}
+      className="jp-cr-Editor jp-mod-styled"
+      defaultValue={props.text}
+      aria-label={props.label}
+      placeholder={props.placeholder}
+      spellCheck={false}
+      onBlur={() => void commit()}
+      onClick={event => event.stopPropagation()}
+      onDoubleClick={event => event.stopPropagation()}
+      onKeyDown={event => {
+        event.stopPropagation();
+        if (event.key === 'Enter') {
+          void commit();
+        } else if (event.key === 'Escape') {
+          isDone.current = true;
+          props.close();
+        }
+      }}
+    />
+  );
+}

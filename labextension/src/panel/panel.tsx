@@ -1,0 +1,229 @@
+import { ReactWidget } from '@jupyterlab/apputils';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { InputGroup } from '@jupyterlab/ui-components';
+import type { Message } from '@lumino/messaging';
+import { type ISignal, Signal } from '@lumino/signaling';
+import React, { useEffect, useMemo, useReducer, useState } from 'react';
+
+import type { Actions } from '../actions';
+import { baseName } from '../format';
+import { cameraIcon } from '../icons';
+import type { SnapshotModel } from '../model';
+import type { Settings } from '../settings';
+import type { ITarget, Targets } from '../targets';
+import { Lesson, Obstacles, Trouble } from './messages';
+import { List } from './list';
+import { groupsOf, matches } from './rows';
+
+/** How often ages are told anew, in ms. */
+const AGING_MS = 20000;
+
+/** What the panel is made of. */
+export interface IPanelParts {
+  model: SnapshotModel;
+  actions: Actions;
+  targets: Targets;
+  settings: Settings;
+  trans: TranslationBundle;
+}
+
+/** A snapshot that is to be shown, or to have its name edited. */
+interface IRequest {
+  kind: 'show' | 'edit';
+  name: string;
+}
+
+/**
+ * The side panel: what there is to go back to.
+ */
+export class SnapshotPanel extends ReactWidget {
+  constructor(private readonly parts: IPanelParts) {
+    super();
+    const { trans } = parts;
+    this.id = 'jupyter-cr-panel';
+    this.addClass('jp-cr-Panel');
+    this.title.icon = cameraIcon;
+    this.title.caption = trans.__('Kernel Snapshots');
+    this.node.setAttribute('role', 'region');
+    this.node.setAttribute('aria-label', trans.__('Kernel Snapshots'));
+  }
+
+  /** Show a snapshot in the list; when it has come, if it is not there yet. */
+  reveal(name: string): void {
+    this.ask({ kind: 'show', name });
+  }
+
+  /** Have somebody edit the name of a snapshot, in place. */
+  edit(name: string): void {
+    this.ask({ kind: 'edit', name });
+  }
+
+  protected onAfterShow(msg: Message): void {
+    super.onAfterShow(msg);
+    void this.parts.model.update();
+    this.asked.emit(this.request);
+  }
+
+  protected render(): JSX.Element {
+    return (
+      <Content {...this.parts} asked={this.asked} initial={this.request} />
+    );
+  }
+
+  private ask(request: IRequest): void {
+    this.request = request;
+    this.asked.emit(request);
+  }
+
+  private request: IRequest | null = null;
+  private readonly asked = new Signal<this, IRequest | null>(this);
+}
+
+/** Render again when any of these tells of a change. */
+function useSignals(...signals: ISignal<unknown, unknown>[]): number {
+  const [version, bump] = useReducer((count: number) => count + 1, 0);
+  useEffect(() => {
+    const listen = () => bump();
+    signals.forEach(signal => signal.connect(listen));
+    return () => signals.forEach(signal => signal.disconnect(listen));
+  }, signals);
+  return version;
+}
+
+function Content(
+  props: IPanelParts & {
+    asked: ISignal<unknown, IRequest | null>;
+    initial: IRequest | null;
+  }
+): JSX.Element {
+  const { model, actions, targets, settings, trans, asked } = props;
+  const [query, setQuery] = useState('');
+  const [request, setRequest] = useState(props.initial);
+  const [minute, age] = useReducer((count: number) => count + 1, 0);
+  useSignals(model.changed, targets.changed, settings.changed);
+
+  useEffect(() => {
+    const timer = window.setInterval(age, AGING_MS);
+    return () => window.clearInterval(timer);
+  }, []);
+  useEffect(() => {
+    const listen = (_: unknown, request: IRequest | null) => {
+      setRequest(request && { ...request });
+      if (request) {
+        setQuery('');
+      }
+    };
+    asked.connect(listen);
+    return () => {
+      asked.disconnect(listen);
+    };
+  }, [asked]);
+
+  const target = targets.last;
+  const kernelId = target?.kernelId ?? '';
+  const path = target?.notebook?.context.path ?? '';
+  const { showAutomatic } = settings.now;
+  const { snapshots } = model;
+  const groups = useMemo(
+    () =>
+      groupsOf(
+        snapshots.filter(
+          snapshot =>
+            (showAutomatic || !snapshot.automatic) && matches(snapshot, query)
+        ),
+        kernelId ? { kernelId, path } : null
+      ),
+    [snapshots, showAutomatic, query, kernelId, path, minute]
+  );
+
+  return (
+    <>
+      <div className="jp-cr-Header">
+        <SnapshotButton
+          target={target}
+          model={model}
+          actions={actions}
+          trans={trans}
+        />
+        {(snapshots.length > 0 || query) && (
+          <InputGroup
+            type="search"
+            className="jp-cr-Search"
+            value={query}
+            placeholder={trans.__('Search snapshots')}
+            aria-label={trans.__('Search snapshots')}
+            rightIcon="ui-components:search"
+            onChange={event => setQuery(event.currentTarget.value)}
+          />
+        )}
+      </div>
+      <Obstacles model={model} trans={trans} />
+      {model.problem ? (
+        <Trouble model={model} trans={trans} />
+      ) : groups.length > 0 ? (
+        <List
+          groups={groups}
+          model={model}
+          actions={{
+            restore: snapshot => void actions.restore(snapshot),
+            fork: snapshot => void actions.fork(snapshot),
+            remove: names => actions.delete(names),
+            commit: ({ name, field }, text) =>
+              field === 'name'
+                ? actions.rename(name, text)
+                : actions.annotate(name, text)
+          }}
+          request={request}
+          trans={trans}
+        />
+      ) : query ? (
+        <p className="jp-cr-Hint" role="status">
+          {trans.__(
+            'No snapshot has “%1” in its name, note or notebook.',
+            query
+          )}
+        </p>
+      ) : model.isLoaded && model.canCheckpoint ? (
+        <Lesson trans={trans} />
+      ) : null}
+    </>
+  );
+}
+
+/** The button at the top: the same as in the notebook's toolbar, with words. */
+function SnapshotButton(props: {
+  target: ITarget | null;
+  model: SnapshotModel;
+  actions: Actions;
+  trans: TranslationBundle;
+}): JSX.Element {
+  const { target, model, actions, trans } = props;
+  const activity = target && model.activity(target.kernelId);
+  const percent = Math.round((activity?.fraction ?? 0) * 100);
+  const name = target
+    ? baseName(target.notebook?.context.path ?? target.widget.title.label)
+    : '';
+  return (
+    <button
+      className="jp-cr-Button jp-mod-styled jp-mod-accept"
+      disabled={!target || !!activity || !model.canCheckpoint}
+      title={
+        target
+          ? trans.__('Snapshot the kernel of %1', name)
+          : trans.__('Open a notebook first')
+      }
+      onClick={() => target && void actions.snapshot(target)}
+    >
+      <cameraIcon.react tag="span" className="jp-cr-Button-icon" />
+      <span className="jp-cr-Button-label">
+        {activity
+          ? percent
+            ? trans.__('%1 %', percent)
+            : trans.__('One moment…')
+          : name
+            ? trans.__('Snapshot %1', name)
+            : trans.__('Snapshot Kernel')}
+      </span>
+    </button>
+  );
+}

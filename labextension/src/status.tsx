@@ -1,0 +1,66 @@
+import { ReactWidget, UseSignal } from '@jupyterlab/apputils';
+import type { TranslationBundle } from '@jupyterlab/translation';
+import React from 'react';
+
+import { formatBytes } from './format';
+import { cameraIcon } from './icons';
+import type { SnapshotModel } from './model';
+import type { Targets } from './targets';
+
+/**
+ * In the status bar: how many snapshots there are, and what they cost.
+ */
+export class StatusItem extends ReactWidget {
+  constructor(
+    private readonly model: SnapshotModel,
+    private readonly targets: Targets,
+    private readonly open: () => void,
+    private readonly trans: TranslationBundle
+  ) {
+    super();
+    this.addClass('jp-cr-Status');
+    this.addClass('jp-mod-highlighted');
+  }
+
+  protected render(): JSX.Element {
+    return (
+      <UseSignal signal={this.targets.changed}>
+        {() => (
+          <UseSignal signal={this.model.changed}>
+            {() => this.content()}
+          </UseSignal>
+        )}
+      </UseSignal>
+    );
+  }
+
+  private content(): JSX.Element {
+    const { model, targets, trans } = this;
+    const target = targets.current;
+    const activity = target && model.activity(target.kernelId);
+    const own = target ? model.of(target.kernelId).length : 0;
+    const bytes = model.snapshots.reduce((sum, { bytes }) => sum + bytes, 0);
+    const title = trans.__(
+      'Kernel snapshots: %1 of this kernel, %2 in all, %3 on disk',
+      own,
+      model.snapshots.length,
+      formatBytes(bytes)
+    );
+    return (
+      <button className="jp-cr-Status-button" title={title} onClick={this.open}>
+        <cameraIcon.react tag="span" className="jp-cr-Status-icon" />
+        {activity ? (
+          <progress
+            max={1}
+            value={activity.fraction ?? undefined}
+            aria-label={title}
+          />
+        ) : (
+          <span>
+            {own} · {formatBytes(bytes)}
+          </span>
+        )}
+      </button>
+    );
+  }
+}

@@ -1,0 +1,128 @@
+import type { JupyterFrontEnd } from '@jupyterlab/application';
+import type { ISessionContext } from '@jupyterlab/apputils';
+import type { ConsolePanel, IConsoleTracker } from '@jupyterlab/console';
+import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
+import { type ISignal, Signal } from '@lumino/signaling';
+import type { Widget } from '@lumino/widgets';
+
+/** A notebook or a console that is open, with its kernel. */
+export interface ITarget {
+  kernelId: string;
+  widget: Widget;
+  sessionContext: ISessionContext;
+  /** Null for a console. */
+  notebook: NotebookPanel | null;
+}
+
+/**
+ * What is open on this page and has a kernel.
+ */
+export class Targets {
+  constructor(
+    private readonly shell: JupyterFrontEnd.IShell,
+    private readonly notebooks: INotebookTracker | null,
+    private readonly consoles: IConsoleTracker | null
+  ) {
+    const look = () => this.look();
+    shell.currentChanged?.connect(look);
+    for (const tracker of [notebooks, consoles]) {
+      tracker?.currentChanged.connect(look);
+      tracker?.widgetAdded.connect((_, widget) => {
+        const context = widget.sessionContext;
+        context.kernelChanged.connect(look);
+        context.connectionStatusChanged.connect(look);
+        widget.disposed.connect(look);
+        look();
+      });
+    }
+  }
+
+  /** The current one; null if what is current is something else. */
+  get current(): ITarget | null {
+    return targetOf(this.focused);
+  }
+
+  /** The notebook or console that was current last. */
+  get last(): ITarget | null {
+    return targetOf(this.focused ?? this.previous);
+  }
+
+  /** The one of that widget. */
+  at(id: string): ITarget | null {
+    for (const target of this.all()) {
+      if (target.widget.id === id) {
+        return target;
+      }
+    }
+    return null;
+  }
+
+  /** Something has been opened, closed, or has another kernel. */
+  get changed(): ISignal<this, void> {
+    return this.hasChanged;
+  }
+
+  /** All that are open. */
+  *all(): IterableIterator<ITarget> {
+    for (const widget of this.widgets()) {
+      const target = targetOf(widget);
+      if (target) {
+        yield target;
+      }
+    }
+  }
+
+  /** Those that work with a kernel. */
+  of(kernelId: string): ITarget[] {
+    return [...this.all()].filter(target => target.kernelId === kernelId);
+  }
+
+  /** The notebook of that path, if it is open; whether or not it has a kernel. */
+  notebook(path: string): NotebookPanel | undefined {
+    return this.notebooks?.find(panel => panel.context.path === path);
+  }
+
+  private get focused(): Source | null {
+    const { currentWidget } = this.shell;
+    for (const widget of this.widgets()) {
+      if (widget === currentWidget) {
+        return widget;
+      }
+    }
+    return null;
+  }
+
+  private *widgets(): IterableIterator<Source> {
+    for (const tracker of [this.notebooks, this.consoles]) {
+      const found: Source[] = [];
+      tracker?.forEach(widget => found.push(widget));
+      yield* found;
+    }
+  }
+
+  private look(): void {
+    this.previous = this.focused ?? this.previous;
+    if (this.previous?.isDisposed) {
+      this.previous = null;
+    }
+    this.hasChanged.emit();
+  }
+
+  private previous: Source | null = null;
+  private readonly hasChanged = new Signal<this, void>(this);
+}
+
+type Source = NotebookPanel | ConsolePanel;
+
+function targetOf(widget: Source | null): ITarget | null {
+  const kernelId = widget?.sessionContext.session?.kernel?.id;
+  if (!widget || !kernelId || widget.isDisposed) {
+    return null;
+  }
+  return {
+    kernelId,
+    widget,
+    sessionContext: widget.sessionContext,
+    notebook: 'context' in widget ? widget : null
+  };
+}

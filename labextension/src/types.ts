@@ -1,0 +1,215 @@
+/**
+ * What the server says: the schemas of `jupyter_cr/server/openapi.yaml` and the events of
+ * `jupyter_cr/server/event_schemas/snapshot/v1.yaml`, under the same names.
+ */
+
+/** In which state a snapshot is. */
+export type State = 'warm' | 'durable' | 'corrupt' | 'future';
+
+/** One line of a list of snapshots. */
+export interface ISnapshot {
+  name: string;
+  state: State;
+  /** ISO 8601. */
+  created: string;
+  /** On disk. */
+  bytes: number;
+  note: string;
+  /** Empty if it was no kernel. */
+  kernel_id: string;
+  kernel_name: string;
+  /** Of the notebook that the kernel worked for; empty if there was none. */
+  path: string;
+  has_document: boolean;
+  /** Why it was taken without being asked for; empty if it was asked for. */
+  automatic: string;
+  pid: number;
+  comm: string;
+  processes: number;
+  /** How long the kernel stood still. */
+  downtime_ms: number | null;
+  /** What is wrong with one that cannot be used. */
+  problem: string;
+}
+
+/** Some of the snapshots, newest first. */
+export interface IPage {
+  snapshots: ISnapshot[];
+  total: number;
+}
+
+/** A front end's request that the kernel goes on with. */
+export interface IRunningRequest {
+  msg_id: string;
+  /** Empty if it came from no cell. */
+  cell_id: string;
+}
+
+/** All mappings of a kind, in bytes. */
+export interface IMemory {
+  kind: string;
+  mappings: number;
+  virtual: number;
+  stored: number;
+}
+
+/** An open file of a process. */
+export interface IDescriptor {
+  fd: number;
+  kind: string;
+  what: string;
+  /** The same wherever an open file is shared. */
+  file: number;
+  cloexec: boolean;
+}
+
+/** One process, with pids as it sees them itself. */
+export interface IProcess {
+  pid: number;
+  ppid: number;
+  name: string;
+  command: string[];
+  state: string;
+  cwd: string;
+  threads: string[];
+  descriptors: IDescriptor[];
+  memory: IMemory[];
+}
+
+/** All that is known of a snapshot. */
+export interface ISnapshotDetails {
+  snapshot: ISnapshot;
+  header: {
+    created: string;
+    release: string;
+    machine: string;
+    tool: string;
+    notebook: {
+      path: string;
+      type: string;
+      running: IRunningRequest[];
+    };
+  };
+  outcome: { downtime_ms: number; elapsed_ms: number; bytes: number } | null;
+  content: {
+    processes: IProcess[];
+    shared: { name: string; size: number; stored: number }[];
+    /** Bytes of memory in all. */
+    stored: number;
+  };
+}
+
+/** A snapshot of a kernel was taken. */
+export interface ICheckpointAnswer {
+  name: string;
+  state: State;
+  downtime_ms: number;
+  elapsed_ms: number;
+  bytes: number;
+  kernel_id: string;
+  path: string;
+  warnings: string[];
+}
+
+/** A kernel is what it was. */
+export interface IRestoreAnswer {
+  kernel_id: string;
+  snapshot: string;
+  /** The snapshot of what ran before. */
+  kept: string | null;
+  path: string;
+  elapsed_ms: number;
+  warnings: string[];
+  running: IRunningRequest[];
+}
+
+/** A new kernel runs. */
+export interface IForkAnswer {
+  snapshot: string;
+  kernel_id: string;
+  /** Of its notebook; empty if it has none. */
+  path: string;
+  /** Empty if it has none. */
+  session_id: string;
+  key_renewed: boolean;
+  elapsed_ms: number;
+  warnings: string[];
+  running: IRunningRequest[];
+}
+
+/** A problem document (RFC 9457). */
+export interface IProblem {
+  type: string;
+  title: string;
+  status: number;
+  /** What happened, naming the object. */
+  detail: string;
+  /** The next step. */
+  hint: string;
+  /** The kind of error as one word. */
+  error: string;
+  exit_code: number;
+}
+
+/** What a task does. */
+export type Operation = 'checkpoint' | 'restore' | 'fork' | 'undo';
+
+/** An operation, as it is now. */
+export interface ITask {
+  id: string;
+  operation: Operation;
+  kernel_id: string | null;
+  snapshot: string | null;
+  state: 'running' | 'done' | 'failed' | 'cancelled';
+  progress: { phase: string; fraction: number };
+  result: ICheckpointAnswer | IRestoreAnswer | IForkAnswer | null;
+  error: IProblem | null;
+}
+
+/** One thing that Linux permits or refuses on the server's machine. */
+export interface ICapability {
+  name: string;
+  ok: boolean;
+  /** What does not work without it. */
+  required_for: string;
+  detail: string;
+  advice: string;
+}
+
+/** What the server's machine and user permit. */
+export interface ICapabilities {
+  can_checkpoint: boolean;
+  /** And fork. */
+  can_restore: boolean;
+  items: ICapability[];
+}
+
+/** What has happened, in `ISnapshotEvent`. */
+export type Action =
+  | 'created'
+  | 'saving'
+  | 'durable'
+  | 'restored'
+  | 'forked'
+  | 'deleted'
+  | 'updated'
+  | 'failed';
+
+/** An event. A field that has nothing to say is left out. */
+export interface ISnapshotEvent {
+  action: Action;
+  snapshot?: string;
+  former_name?: string;
+  kernel_id?: string;
+  new_kernel_id?: string;
+  path?: string;
+  fraction?: number;
+  operation?: Operation;
+  task?: string;
+  message?: string;
+  hint?: string;
+  running?: IRunningRequest[];
+}
+
+/** The schema of the events. */
+export const EVENT_SCHEMA = 'https://schema.jupyter.org/jupyter_cr/snapshot/v1';

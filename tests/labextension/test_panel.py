@@ -1,0 +1,174 @@
+"""The panel: what it says where there is nothing, with thousands, and to those who do not
+see or do not use a mouse."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.labextension.harness import Lab, LabServer, expect_enabled
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+
+MANY = 5000
+REST = re.compile(r":\d+/jupyter-cr/")
+
+
+def a_snapshot(number: int) -> dict[str, Any]:
+    minutes, seconds = divmod(number, 60)
+    hours, minutes = divmod(minutes, 60)
+    return {
+        "name": f"snapshot {number:04}",
+        "state": "corrupt" if number == 7 else "durable",
+        "created": f"2026-11-24T{hours:02}:{minutes:02}:{seconds:02}+00:00",
+        "bytes": 40_000_000 + number,
+        "note": "with the cleaned table" if number % 10 == 0 else "",
+        "kernel_id": f"0-0-0-0-{number // 50}",
+        "kernel_name": "python3",
+        "path": f"analysis/model-{number // 50}.ipynb",
+        "has_document": True,
+        "automatic": "before restore" if number % 5 == 0 else "",
+        "pid": 1,
+        "comm": "python3",
+        "processes": 1 + number % 3,
+        "downtime_ms": 12.5,
+        "problem": "page 3 is damaged" if number == 7 else "",
+    }
+
+
+def show_many(window: Lab, count: int) -> None:
+    """Have the server say that there are as many, the next time that it is asked."""
+    snapshots = [a_snapshot(number) for number in reversed(range(count))]
+    body = json.dumps({"snapshots": snapshots, "total": count})
+
+    def answer(route: Route) -> None:
+        route.fulfill(content_type="application/json", body=body)
+
+    window.page.route(re.compile(r"jupyter-cr/snapshots\?"), answer)
+    window.page.reload()
+    expect(window.page.locator("#jp-main-statusbar")).to_contain_text("| Idle")
+    window.open_panel()
+
+
+def violations(window: Lab) -> list[str]:
+    """What axe-core finds in the panel."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(window.page, context="#jupyter-cr-panel").response["violations"]
+    return [
+        f"{v['id']}: {v['help']}: {[n['html'][:200] for n in v['nodes'][:3]]}"
+        for v in found
+    ]
+
+
+def test_nothing_yet(jupyterlab: LabServer) -> None:
+    with jupyterlab.open("empty.ipynb", "x = 1") as window:
+        window.open_panel()
+        expect(window.panel.get_by_text("Nothing to go back to yet")).to_be_visible()
+        assert violations(window) == []
+
+
+def test_thousands(jupyterlab: LabServer) -> None:
+    """All can be reached, but only what is on the screen is in the page."""
+    with jupyterlab.open("many.ipynb", "x = 1") as window:
+        show_many(window, MANY)
+        expect(window.row("snapshot 4999")).to_be_visible()
+        assert window.rows.count() < 100
+        window.panel.locator(".jp-cr-Group").first.focus()
+        window.page.keyboard.press("End")
+        expect(window.row("snapshot 0000")).to_be_visible()
+        expect(window.row("snapshot 0000")).to_be_focused()
+        window.panel.get_by_placeholder("Search").fill("snapshot 2500")
+        expect(window.rows).to_have_count(1)
+        assert violations(window) == []
+
+
+def test_keyboard_alone(jupyterlab: LabServer) -> None:
+    with jupyterlab.open("keyboard.ipynb", "x = 1") as window:
+        show_many(window, 60)
+        press = window.page.keyboard.press
+        group = window.panel.get_by_role("treeitem", name="model-1.ipynb")
+        group.focus()
+        expect(group).to_have_attribute("aria-expanded", "true")
+        press("ArrowLeft")
+        expect(group).to_have_attribute("aria-expanded", "false")
+        expect(window.row("snapshot 0059")).to_have_count(0)
+        press("ArrowRight")
+        press("ArrowDown")
+        expect(window.row("snapshot 0059")).to_be_focused()
+        press("Shift+ArrowDown")
+        press("Shift+ArrowDown")
+        expect(window.panel.get_by_text("3 selected")).to_be_visible()
+        press("Escape")
+        expect(window.panel.get_by_text("3 selected")).to_have_count(0)
+        press("F2")
+        expect(window.panel.get_by_label("Name of the snapshot")).to_be_focused()
+        press("Escape")
+        expect(window.row("snapshot 0057")).to_be_focused()
+        press("Delete")
+        expect(window.row("snapshot 0057")).to_have_count(0)
+        window.toast("deleted").get_by_role("button", name="Undo").click()
+        expect(window.row("snapshot 0057")).to_be_visible()
+
+
+def test_a_damaged_one(jupyterlab: LabServer) -> None:
+    """It says so, and can only be deleted."""
+    with jupyterlab.open("damaged.ipynb", "x = 1") as window:
+        show_many(window, 10)
+        row = window.row("snapshot 0007")
+        expect(row).to_contain_text("damaged")
+        row.hover()
+        expect(row.get_by_role("button", name=re.compile("^Restore"))).to_be_disabled()
+        expect(row.get_by_role("button", name=re.compile("^Fork"))).to_be_disabled()
+        expect(row.get_by_role("button", name=re.compile("^Delete"))).to_be_enabled()
+
+
+REFUSED = {
+    "can_checkpoint": False,
+    "can_restore": False,
+    "items": [
+        {
+            "name": "ptrace",
+            "ok": False,
+            "required_for": "checkpoints",
+            "detail": "PTRACE_SEIZE: Operation not permitted",
+            "advice": "Set kernel.yama.ptrace_scope to 0: sudo sysctl "
+            "kernel.yama.ptrace_scope=0",
+        }
+    ],
+}
+
+
+def test_a_machine_that_does_not_permit_it(jupyterlab: LabServer) -> None:
+    """It is said in a sentence, with the next step, and no button pretends otherwise."""
+    with jupyterlab.open("refused.ipynb", "x = 1") as window:
+        window.page.route(
+            re.compile(r"jupyter-cr/capabilities"),
+            lambda route: route.fulfill(json=REFUSED),
+        )
+        window.page.reload()
+        window.is_idle("refused.ipynb")
+        window.open_panel()
+        notice = window.panel.get_by_role("alert")
+        expect(notice).to_contain_text("Kernels cannot be snapshotted on this machine.")
+        expect(notice).to_contain_text("sudo sysctl kernel.yama.ptrace_scope=0")
+        expect_enabled(window.button("refused.ipynb"), False)
+        expect(window.panel.get_by_role("button", name="Snapshot")).to_be_disabled()
+        assert violations(window) == []
+
+
+def test_a_server_without_it(jupyterlab: LabServer) -> None:
+    with jupyterlab.open("missing.ipynb", "x = 1") as window:
+        window.page.route(REST, lambda route: route.fulfill(status=404, body="?"))
+        window.page.reload()
+        window.is_idle("missing.ipynb")
+        window.open_panel()
+        expect(window.panel.get_by_role("alert")).to_contain_text("pip install jupyter-cr")
+        expect_enabled(window.button("missing.ipynb"), False)
+        window.page.unroute(REST)
+        window.panel.get_by_text("Try again").click()
+        expect(window.panel.get_by_text("Nothing to go back to yet")).to_be_visible()
+        expect_enabled(window.button("missing.ipynb"))
