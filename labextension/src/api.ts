@@ -255,7 +255,9 @@ export class SnapshotClient {
 /** The event with which an operation that goes well ends. */
 const LAST: Record<Operation, Action> = {
   checkpoint: 'durable',
+  hibernate: 'hibernated',
   restore: 'restored',
+  resume: 'restored',
   undo: 'restored',
   fork: 'forked'
 };

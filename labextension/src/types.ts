@@ -152,7 +152,8 @@ export interface IProblem {
 }
 
 /** What a task does. */
-export type Operation = 'checkpoint' | 'restore' | 'fork' | 'undo';
+export type Operation =
+  'checkpoint' | 'hibernate' | 'restore' | 'resume' | 'fork' | 'undo';
 
 /** An operation, as it is now. */
 export interface ITask {
@@ -191,6 +192,7 @@ export type Action =
   | 'durable'
   | 'restored'
   | 'forked'
+  | 'hibernated'
   | 'deleted'
   | 'updated'
   | 'failed';

@@ -511,7 +511,7 @@ def test_refused(what: str) -> None:
     """By name, and the program goes on as if nothing had happened."""
     setup, named = REFUSED[what]
     code = f"""
-import ctypes, os, signal
+import ctypes, os, signal, socket  # some of 3.13 cannot be imported in a lost directory
 libc = ctypes.CDLL(None, use_errno=True)
 ready = os.pipe()
 {setup}
