@@ -496,7 +496,7 @@ def test_a_restart_forgets_what_was_asked(server: Server, connect: Connect) -> N
     begun(front_end, front_end.execute(FOREVER))
     status, _, _ = server.fetch("POST", f"api/kernels/{kernel_id}/restart")
     assert status == 200
-    front_end.run("x = 1")
+    assert front_end.value("1") == "1"
     checkpoint(server, kernel_id)
     assert restore(server, kernel_id, "one")["running"] == []
 
