@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from jupyter_cr.errors import UsageError
@@ -38,19 +40,8 @@ def checkpoint_target(
     notebook, and runs the kernel's hooks."""
     if name is not None:
         Store().check_free(name)
-    found = resolve_target(target)
     arguments = {"name": name, "note": note, "warm": warm}
-    answer = ask_guardian(found.kernel_id, "checkpoint", progress, **arguments)
-    if answer is not None:
-        return msgspec.json.decode(answer, type=CheckpointResult)
-    return checkpoint(
-        str(found.pid),
-        connection_file=found.connection_file,
-        name=name,
-        note=note,
-        warm=warm,
-        progress=progress,
-    )
+    return _take(target, "checkpoint", arguments, progress)
 
 
 def hibernate_target(
@@ -58,17 +49,29 @@ def hibernate_target(
 ) -> CheckpointResult:
     """Save a tree, and end it until it is restored; by the server that looks after it, if
     one does, which resumes a kernel also when its notebook is opened."""
+    return _take(
+        target, "hibernate", {"note": note}, progress, end=True, automatic=HIBERNATED
+    )
+
+
+def _take(
+    target: str,
+    op: str,
+    arguments: dict[str, Any],
+    progress: Progress | None,
+    **ours: Any,
+) -> CheckpointResult:
+    """Have a server do `op`, or else take a checkpoint, with `ours` in addition."""
     found = resolve_target(target)
-    answer = ask_guardian(found.kernel_id, "hibernate", progress, note=note)
+    answer = ask_guardian(found.kernel_id, op, progress, **arguments)
     if answer is not None:
         return msgspec.json.decode(answer, type=CheckpointResult)
     return checkpoint(
         str(found.pid),
         connection_file=found.connection_file,
-        note=note,
-        end=True,
-        automatic=HIBERNATED,
         progress=progress,
+        **arguments,
+        **ours,
     )
 
 

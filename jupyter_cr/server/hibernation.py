@@ -25,6 +25,7 @@ from jupyter_cr.server.tasks import Task, Tasks
 __all__ = ["Hibernation"]
 
 _INTERVAL_S = 10.0
+"""Between looks at the memory."""
 _AT_ONCE = 2
 _CULLED: ContextVar[str] = ContextVar("_CULLED", default="")
 """Id of the kernel that is being culled."""
@@ -40,7 +41,6 @@ class Hibernation:
         culled: have kernels hibernate that are culled.
         below: have the one hibernate that has been idle for longest, while fewer bytes of
             memory than that are available; 0 for never.
-        interval_s: between looks at the memory.
     """
 
     def __init__(
@@ -53,14 +53,12 @@ class Hibernation:
         *,
         culled: bool,
         below: int,
-        interval_s: float = _INTERVAL_S,
     ) -> None:
         self._service = service
         self._tasks = tasks
         self._kernels = kernels
         self._log = log
         self._below = below
-        self._interval_s = interval_s
         self._watch: asyncio.Task[None] | None = None
         self._refused: dict[str, Any] = {}
         """Kernels that could not be saved -> when they had been active last."""
@@ -167,7 +165,7 @@ class Hibernation:
         while True:
             if await asyncio.to_thread(available_memory) < self._below:
                 await self._make_room()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(_INTERVAL_S)
 
     async def _make_room(self) -> None:
         """Have a kernel hibernate that nobody looks at, and that computes nothing."""

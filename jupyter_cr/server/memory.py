@@ -13,24 +13,24 @@ __all__ = ["available_memory"]
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def available_memory(root: Path = _CGROUPS, process: str = "self") -> int:
+def available_memory(root: Path = _CGROUPS) -> int:
     """Bytes that can be taken without anything being swapped out or killed: of the
-    machine, and of every control group (version 2) that a process is in.
+    machine, and of every control group (version 2) that this process is in.
 
     Sources: proc_meminfo(5), cgroup-v2 ("memory.current", "inactive_file").
     """
     return min(
         int(psutil.virtual_memory().available),
-        *_iter_available(root, _group(process)),
+        *_iter_available(root, _group()),
         # So that there is always something to take the minimum of.
         1 << 63,
     )
 
 
-def _group(process: str) -> str:
-    """Path of its group, as seen in its control group namespace."""
+def _group() -> str:
+    """Path of our group, as seen in its control group namespace."""
     with suppress(OSError):
-        for line in Path(f"/proc/{process}/cgroup").read_text().splitlines():
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::/"):
                 return line[4:]
     return ""

@@ -143,6 +143,11 @@ export function addCommands(parts: ICommandParts): void {
     return target !== null && !model.activity(target.kernelId);
   }
 
+  function canGoBack(args: ReadonlyPartialJSONObject): boolean {
+    const target = targetOf(args);
+    return model.canRestore && isFree(target) && !!model.last(target.kernelId);
+  }
+
   /** Why something cannot be done, for those who ask the button. */
   function refusal(): string | undefined {
     return model.capabilities?.items.find(item => !item.ok)?.advice;
@@ -205,12 +210,7 @@ export function addCommands(parts: ICommandParts): void {
         : trans.__('There is no snapshot of this kernel yet');
     },
     icon: args => (args.isPalette ? undoIcon : undefined),
-    isEnabled: args => {
-      const target = targetOf(args);
-      return (
-        model.canRestore && isFree(target) && !!model.last(target.kernelId)
-      );
-    },
+    isEnabled: canGoBack,
     execute: async args => {
       const target = targetOf(args);
       const last = target && model.last(target.kernelId);
@@ -227,12 +227,7 @@ export function addCommands(parts: ICommandParts): void {
       'Bring the kernel back to its last snapshot; done again, to the one before it'
     ),
     icon: args => (args.isPalette ? undoIcon : undefined),
-    isEnabled: args => {
-      const target = targetOf(args);
-      return (
-        model.canRestore && isFree(target) && !!model.last(target.kernelId)
-      );
-    },
+    isEnabled: canGoBack,
     execute: async args => {
       const target = targetOf(args);
       if (isFree(target)) {

@@ -18,7 +18,7 @@ from jupyter_cr.kernels.engine_process import EngineProcess
 from jupyter_cr.operations import CheckpointResult
 from tests.conftest import User
 from tests.engine.harness import SERVE, program, wait_until
-from tests.engine.kernels import CommandLine, running
+from tests.engine.kernels import CommandLine, is_alive, running
 
 TICKS = """
 import itertools, os, pathlib, signal, sys, threading, time
@@ -50,13 +50,6 @@ def all_have(home: Path, count: int) -> bool:
     return len(found) == len(FILES) and all(len(n) > count for n in found.values())
 
 
-def has_ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 @contextmanager
 def ended_at_last(pid: int) -> Iterator[None]:
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -74,7 +67,7 @@ def test_nothing_is_done_twice(user: User) -> None:
         children = psutil.Process(process.pid).children(recursive=True)
         name = cr("hibernate", str(process.pid))["name"]
         assert process.wait(5) == -signal.SIGKILL
-        assert all(has_ended(child.pid) for child in children)
+        assert not any(is_alive(child.pid) for child in children)
     before = ticks(user.home)
     assert all(numbers == list(range(len(numbers))) for numbers in before.values())
     assert not (user.home / "seen").exists()

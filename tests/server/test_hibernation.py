@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.conftest import User
 from tests.engine.harness import wait_until
-from tests.engine.kernels import CommandLine
+from tests.engine.kernels import CommandLine, is_alive
 from tests.server.harness import Server, jupyter_server
 
 TICKS = """
@@ -42,14 +41,6 @@ def numbers(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()]
 
 
-def has_ended(pid: int) -> bool:
-    """Whether or not somebody has asked how."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def names(server: Server) -> list[str]:
     return [s["name"] for s in server.get("jupyter-cr/snapshots")["snapshots"]]
 
@@ -67,7 +58,7 @@ def test_nothing_happens_twice(server: Server) -> None:
 
     name = hibernate(server, kernel_id)
 
-    assert all(has_ended(int(pid)) for pid in pids)
+    assert not any(is_alive(int(pid)) for pid in pids)
     assert server.kernels() == {}
     assert server.get("api/sessions") == []
     (snapshot,) = server.get("jupyter-cr/snapshots")["snapshots"]

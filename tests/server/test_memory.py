@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import psutil
@@ -40,4 +39,4 @@ def test_of_the_narrowest_group(tmp_path: Path) -> None:
 
 
 def test_without_groups(tmp_path: Path) -> None:
-    assert available_memory(tmp_path, str(os.getpid())) > 64 * MIB
+    assert available_memory(tmp_path) > 64 * MIB
