@@ -1,7 +1,7 @@
 """Kernels that are saved and ended instead of killed, and resumed when their notebooks are
 opened.
 
-The server's managers are asked by wrapping two of their methods, of the objects that there
+The server's managers are asked by wrapping some of their methods, of the objects that there
 are, so that it does not matter of which classes the user wants them to be.
 """
 
@@ -11,13 +11,14 @@ import asyncio
 import functools
 import inspect
 import logging
+import re
 from contextvars import ContextVar
 from typing import Any
 
 from jupyter_core.utils import ensure_async
 
-from jupyter_cr.errors import CheckpointRestoreError
-from jupyter_cr.operations import Progress
+from jupyter_cr.errors import CheckpointRestoreError, RestoreError
+from jupyter_cr.image import Header
 from jupyter_cr.server.memory import available_memory
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Task, Tasks
@@ -27,6 +28,7 @@ __all__ = ["Hibernation"]
 _INTERVAL_S = 10.0
 """Between looks at the memory."""
 _AT_ONCE = 2
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CULLED: ContextVar[str] = ContextVar("_CULLED", default="")
 """Id of the kernel that is being culled."""
 
@@ -106,38 +108,65 @@ class Hibernation:
         return error is None
 
     def _resume_when_opened(self, sessions: Any) -> None:
+        create = sessions.create_session
         start = sessions.start_kernel_for_session
-        parameters = inspect.signature(start)
+        of_create, of_start = inspect.signature(create), inspect.signature(start)
+
+        @functools.wraps(create)
+        async def create_session(*args: Any, **kwargs: Any) -> Any:
+            kernel_id = of_create.bind(*args, **kwargs).arguments.get("kernel_id")
+            if kernel_id and kernel_id not in self._kernels:
+                await self._resume_kernel(kernel_id)
+            return await create(*args, **kwargs)
 
         @functools.wraps(start)
         async def start_kernel_for_session(*args: Any, **kwargs: Any) -> str:
-            wanted = parameters.bind(*args, **kwargs).arguments
-            path, kernel_id = wanted.get("path") or "", wanted.get("kernel_id")
-            resumed = await self._resume(path, wanted.get("kernel_name"))
+            wanted = of_start.bind(*args, **kwargs).arguments
+            path = _document_path(wanted.get("path") or "", wanted.get("name") or "")
+            kernel_id = wanted.get("kernel_id")
+            resumed = await self._resume_for(path, wanted.get("kernel_name"))
             if resumed is not None and kernel_id in (None, resumed):
                 return resumed
             return str(await start(*args, **kwargs))
 
+        sessions.create_session = create_session
         sessions.start_kernel_for_session = start_kernel_for_session
 
-    async def _resume(self, path: str, kernel_name: str | None) -> str | None:
+    async def _resume_kernel(self, kernel_id: str) -> None:
+        """Resume a kernel that is asked for by its id, if it hibernates.
+
+        Raises:
+            RestoreError: it cannot be resumed. Whoever names it wants no other.
+        """
+        header = await self._service.hibernated_kernel(kernel_id)
+        if header is None:
+            return
+        error = (await self._tasks.wait(self._begin(header).id)).error
+        if error is not None:
+            raise RestoreError(error.detail, error.hint)
+
+    async def _resume_for(self, path: str, kernel_name: str | None) -> str | None:
         """Id of the kernel that goes on for a notebook; None if one is to be started."""
+        if not path:
+            return None
         try:
-            if not path or not await self._service.hibernates(path, kernel_name):
-                return None
+            header = await self._service.hibernated(path, kernel_name)
         except CheckpointRestoreError as error:
             self._log.warning("Whether a kernel hibernates for %s: %s", path, error)
             return None
-        resumed: list[str] = []
-
-        async def resume(progress: Progress) -> object:
-            answer = await self._service.resume(path, kernel_name, progress=progress)
-            resumed.append(answer.kernel_id)
-            return answer
-
+        if header is None:
+            return None
         failure = f"The kernel of {path} cannot be resumed, and is started afresh"
-        await self._has_succeeded(self._tasks.start("resume", resume), failure)
-        return resumed[0] if resumed else None
+        has_succeeded = await self._has_succeeded(self._begin(header), failure)
+        return header.kernel.kernel_id if has_succeeded else None
+
+    def _begin(self, header: Header) -> Task:
+        return self._tasks.start(
+            "resume",
+            lambda progress: self._service.resume(header, progress=progress),
+            kernel_id=header.kernel.kernel_id,
+            snapshot=header.name,
+        )
 
     def _save_culled(self) -> None:
         cull = self._kernels.cull_kernel_if_idle
@@ -181,3 +210,10 @@ class Hibernation:
         model = min(idle, key=lambda model: model["last_activity"])
         if not await self._hibernate(model["id"]):
             self._refused[model["id"]] = model["last_activity"]
+
+
+def _document_path(path: str, name: str) -> str:
+    """Of the document that a session is for. JupyterLab makes up another one beside it, and
+    gives the session the real one later (`SessionContext._changeKernel`)."""
+    directory, separator, base = path.rpartition("/")
+    return f"{directory}{separator}{name}" if name and _UUID.fullmatch(base) else path

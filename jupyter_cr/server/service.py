@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -118,7 +118,7 @@ class SnapshotService:
         """Kernel id -> the snapshot that it was last brought back to, as long as no new
         one has been taken."""
         self._resumed: dict[str, RestoreAnswer] = {}
-        """Path of a notebook -> of its kernel, which had hibernated."""
+        """Kernel id -> how it was resumed, if it had hibernated."""
 
     # Of kernels
 
@@ -254,62 +254,65 @@ class SnapshotService:
         self._emit("hibernated", snapshot=name, kernel_id=kernel_id, path=path)
         return answer
 
-    async def hibernates(self, path: str, kernel_name: str | None) -> bool:
-        """Whether there is something for `resume` to bring back."""
-        return await self._find_hibernated(path, kernel_name) is not None
-
-    async def resume(
-        self, path: str, kernel_name: str | None, *, progress: Progress | None = None
-    ) -> RestoreAnswer:
-        """Bring back the kernel that hibernates for a notebook, without a session.
+    async def hibernated(self, path: str, kernel_name: str | None) -> Header | None:
+        """What `resume` can bring back for a notebook; None if there is nothing.
 
         Args:
             kernel_name: that is wanted; None for any.
-
-        Raises:
-            NoSuchSnapshot: there is none.
-            CheckpointRestoreError: it cannot be brought back; its snapshot is kept.
         """
-        async with self._alone(path):
-            header = await self._find_hibernated(path, kernel_name)
-            if header is None:
-                if (found := self._resumed.get(path)) and found.kernel_id in self._kernels:
-                    # Somebody else has opened the same notebook meanwhile.
-                    return found
-                raise NoSuchSnapshot(
-                    f"No kernel hibernates for {path} any more.",
-                    "jupyter cr list shows what there is.",
-                )
-            kernel_id = header.kernel.kernel_id
-            async with self._alone(kernel_id), EngineProcess() as engine:
-                wanted = _Wanted(
-                    kernel_id,
-                    header.name,
-                    header,
-                    keep=False,
-                    document=False,
-                    lazy=False,
-                    engine=engine,
-                    progress=progress,
-                )
-                answer = self._resumed[path] = await self._resume(wanted)
-            await self._conclude(answer, header)
-        return answer
-
-    async def _find_hibernated(self, path: str, kernel_name: str | None) -> Header | None:
         session_name = self._documents.session_name(path)
-        page = await self.snapshots(Query(path=path, limit=0))
-        for snapshot in page.snapshots:
+        async for header in self._hibernated(Query(path=path, limit=0)):
+            # Another server's notebook may have that path, too.
+            if (
+                kernel_name in (None, header.kernel.kernel_name)
+                and header.notebook.session_name == session_name
+            ):
+                return header
+        return None
+
+    async def hibernated_kernel(self, kernel_id: str) -> Header | None:
+        """What `resume` can bring back of a kernel; None if it does not hibernate."""
+        async for header in self._hibernated(Query(kernel_id=kernel_id, limit=0)):
+            return header
+        return None
+
+    async def _hibernated(self, query: Query) -> AsyncIterator[Header]:
+        for snapshot in (await self.snapshots(query)).snapshots:
             if (
                 snapshot.automatic == operations.HIBERNATED
-                and kernel_name in (None, snapshot.kernel_name)
                 and snapshot.kernel_id not in self._kernels
             ):
-                header = await self._header(snapshot.name)
-                # Another server's notebook may have that path, too.
-                if header.notebook.session_name == session_name:
-                    return header
-        return None
+                yield await self._header(snapshot.name)
+
+    async def resume(
+        self, header: Header, *, progress: Progress | None = None
+    ) -> RestoreAnswer:
+        """Bring back a kernel that hibernates, without a session.
+
+        Args:
+            header: as `hibernated` or `hibernated_kernel` found it.
+
+        Raises:
+            CheckpointRestoreError: it cannot be brought back; its snapshot is kept.
+        """
+        kernel_id = header.kernel.kernel_id
+        async with self._alone(kernel_id), EngineProcess() as engine:
+            if (found := self._resumed.get(kernel_id)) and kernel_id in self._kernels:
+                # Somebody else has opened the same notebook meanwhile.
+                return found
+            wanted = _Wanted(
+                kernel_id,
+                header.name,
+                header,
+                keep=False,
+                document=False,
+                lazy=False,
+                engine=engine,
+                progress=progress,
+            )
+            answer = await self._resume(wanted)
+            await self._conclude(answer, header)
+        return answer
 
     async def restore(
         self,
@@ -351,7 +354,7 @@ class SnapshotService:
                     await self._documents.attach(
                         header.notebook.path, kernel_id, header.notebook.type
                     )
-        await self._conclude(answer, header)
+            await self._conclude(answer, header)
         return answer
 
     async def _conclude(self, answer: RestoreAnswer, header: Header) -> None:
@@ -367,6 +370,7 @@ class SnapshotService:
             ],
         )
         if header.automatic == operations.HIBERNATED:
+            self._resumed[answer.kernel_id] = answer
             # It has served its purpose; opened again, the kernel is not to fall back.
             with suppress(NoSuchSnapshot, StorageError):
                 await self.delete([answer.snapshot])

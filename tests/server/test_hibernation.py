@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +145,47 @@ def test_two_open_it_at_once(server: Server) -> None:
     assert server.front_end(kernel_id).run("print(x + 1)") == "42"
 
 
+def start_session(server: Server, path: str, **kernel: str) -> tuple[int, Any]:
+    """As JupyterLab does it: under a path that it makes up, which it changes later."""
+    directory, _, name = path.rpartition("/")
+    made_up = f"{directory}/{uuid.uuid4()}".lstrip("/")
+    body = {"path": made_up, "name": name, "type": "notebook", "kernel": kernel}
+    status, session, _ = server.fetch("POST", "api/sessions", body)
+    if status == 201:
+        url = f"api/sessions/{session['id']}"
+        status, session, _ = server.fetch("PATCH", url, {"path": path})
+    return status, session
+
+
+def test_opened_by_jupyterlab(server: Server) -> None:
+    (server.root / "in").mkdir()
+    for path in ("a.ipynb", "in/a.ipynb"):
+        kernel_id = server.open_notebook(path)
+        server.front_end(kernel_id).run(f"x = {path!r}")
+        hibernate(server, kernel_id)
+    for path in ("a.ipynb", "in/a.ipynb"):
+        status, session = start_session(server, path, name="python3")
+        assert (status, session["path"]) == (200, path)
+        front_end = server.front_end(session["kernel"]["id"])
+        assert front_end.run("print(x)") == path
+    assert names(server) == []
+
+
+def test_asked_for_by_id(server: Server) -> None:
+    """Whatever it works for: a page knows which kernel it had."""
+    kernel_id = server.open_notebook("a.ipynb")
+    server.front_end(kernel_id).run("x = 41")
+    hibernate(server, kernel_id)
+    with ThreadPoolExecutor() as pool:
+        opened = pool.map(
+            lambda path: start_session(server, path, id=kernel_id),
+            ["renamed.ipynb", "beside.ipynb"],
+        )
+        for status, session in opened:
+            assert (status, session["kernel"]["id"]) == (200, kernel_id)
+    assert server.front_end(kernel_id).run("print(x + 1)") == "42"
+
+
 def test_another_kernel_is_wanted(server: Server) -> None:
     kernel_id = server.open_notebook("a.ipynb")
     server.front_end(kernel_id).run("x = 41")
@@ -185,6 +228,10 @@ def test_it_cannot_be_resumed(server: Server) -> None:
         was = pages.read(7)
         pages.seek(0)
         pages.write(b"damaged")
+    status, problem = start_session(server, "a.ipynb", id=kernel_id)
+    assert status == 500
+    assert "does not match its checksum" in problem["message"]
+    assert server.kernels() == {}
     fresh = server.open_notebook("a.ipynb")
     assert fresh != kernel_id
     assert server.front_end(fresh).run("print('x' in globals())") == "False"
