@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jupyter_cr.engine.describe import SnapshotDescription
     from jupyter_cr.engine.lazy import Pager
     from jupyter_cr.engine.restore import RestoreOutcome
-    from jupyter_cr.image import ImageReader, ImageWriter
+    from jupyter_cr.image import ImageWriter
     from jupyter_cr.tracer.capabilities import Capability
 
 __all__ = [
@@ -181,7 +181,7 @@ def checkpoint(
         )
         if document:
             writer.add(Document(content=document))
-        with _twins_ended_on_error(writer.path), ExitStack() as held:
+        with _twins_ended_on_error(writer.directory), ExitStack() as held:
             outcome = checkpoint_tree(
                 found.pid,
                 writer,
@@ -333,7 +333,7 @@ def bring_restored(
         outcome = restore_tree(
             reader,
             mode="restore",
-            directory=reader.directory,
+            name=name,
             ports={},
             replacing=replacing,
             lazy=lazy,
@@ -438,7 +438,7 @@ def bring_fork(
             outcome = restore_tree(
                 reader,
                 mode="fork",
-                directory=reader.directory,
+                name=name,
                 ports={},
                 lazy=lazy,
                 progress=progress,
@@ -584,12 +584,8 @@ def verify_snapshot(
     started = time.perf_counter()
     with (store or Store()).open(name) as reader, _phase(progress, "verify"):
         reader.verify_pages()
-        size = _image_size(reader)
+        size = reader.page_bytes
     return VerifyResult(name=name, bytes=size, elapsed_ms=_milliseconds_since(started))
-
-
-def _image_size(reader: ImageReader) -> int:
-    return sum(file.stat().st_size for file in reader.files)
 
 
 @contextmanager

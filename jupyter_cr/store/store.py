@@ -23,19 +23,15 @@ from jupyter_cr.errors import (
     StorageError,
 )
 from jupyter_cr.image import Document, ImageReader, ImageWriter
-from jupyter_cr.image.writer import (
-    MANIFEST,
-    PAGES,
-    TEMPORARY,
-    give_name,
-    write_beside,
-)
+from jupyter_cr.image.reader import MANIFEST
+from jupyter_cr.image.record_file import write_whole
 from jupyter_cr.store.names import check_name, suggest_name
 from jupyter_cr.store.root import check_root, prepare_root, store_root
 from jupyter_cr.store.twins import are_twins_alive, end_twins
 
 __all__ = ["Snapshot", "State", "Store"]
 
+TEMPORARY = ".tmp-"
 NOTE = "note"
 """The file of a snapshot that holds its note, once that has been changed."""
 
@@ -91,7 +87,11 @@ class Store:
             return []
         try:
             with os.scandir(self.root) as entries:
-                return [e.name for e in entries if e.name[0] != "." and e.is_dir()]
+                return [
+                    e.name
+                    for e in entries
+                    if e.name[0] != "." and e.is_dir() and e.name != "packs"
+                ]
         except PermissionError as error:
             raise StorageError(
                 f"The store {self.root} is not readable.", f"chmod 700 {self.root}"
@@ -108,7 +108,12 @@ class Store:
         check_name(name)
         prepare_root(self.root)
         self.clean()
-        return ImageWriter(self.root / name)
+        directory = self.root / name
+        if directory.exists():
+            self.check_free(name)
+        directory.mkdir(mode=0o700)
+        (self.root / "packs").mkdir(mode=0o700, exist_ok=True)
+        return ImageWriter(directory, self.root / "packs", seed=0)
 
     def suggest_name(self, base: str) -> str:
         """A name that is free, see `jupyter_cr.store.names.suggest_name`."""
@@ -155,7 +160,7 @@ class Store:
             CorruptImage: it is damaged.
             FutureImage: written by a later release.
         """
-        return ImageReader(self.path(name))
+        return ImageReader(self.path(name), self.root / "packs")
 
     def state(self, name: str) -> State:
         """What can be done with a snapshot.
@@ -189,7 +194,7 @@ class Store:
     def _summarize(self, directory: Path) -> Snapshot:
         size = _size_on_disk(directory)
         try:
-            with ImageReader(directory) as reader:
+            with ImageReader(directory, self.root / "packs") as reader:
                 state: State = "warm" if are_twins_alive(directory) else "durable"
                 return _summary(directory, state, size, reader)
         except NoSuchSnapshot:
@@ -216,7 +221,7 @@ class Store:
         if new_name == name:
             return
         self.check_free(new_name)
-        give_name(directory, self.root / new_name)
+        directory.rename(self.root / new_name)
 
     def annotate(self, name: str, note: str) -> None:
         """Give a snapshot another note. It lies beside the image, which never changes.
@@ -225,7 +230,7 @@ class Store:
             NoSuchSnapshot: there is none; the hint has names like it.
             StorageError: the store is not writable.
         """
-        write_beside(self.path(name), NOTE, note.encode())
+        write_whole(self.path(name) / NOTE, note.encode(), durable=False)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove snapshots, and end the twins of warm ones: all, or none if one of the
@@ -291,7 +296,11 @@ def _note(directory: Path, first: str) -> str:
 
 def _size_on_disk(directory: Path) -> int:
     total = 0
-    for name in (MANIFEST, PAGES):
+    for name in (
+        MANIFEST,
+        f"../packs/{directory.name}.pack",
+        f"../packs/{directory.name}.index",
+    ):
         with suppress(OSError):
             # st_blocks is in units of 512 bytes whatever the file system (inode(7)).
             total += (directory / name).stat().st_blocks * 512

@@ -81,6 +81,11 @@ class CommandLine:
         """Where the snapshot is."""
         return Path(self.user.environment["JUPYTER_CR_HOME"]) / name
 
+    def pack(self, name: str) -> Path:
+        """What of its memory is stored for this snapshot first."""
+        path = self.path(name)
+        return path.parent / "packs" / f"{path.name}.pack"
+
     def keepers(self) -> list[int]:
         """Who still holds a tree that was rebuilt from one of our snapshots."""
         found = []
