@@ -60,6 +60,7 @@ def restore_tree(
     reader: SnapshotReader,
     *,
     mode: Mode,
+    name: str,
     directory: Path,
     ports: dict[int, int] | None = None,
     replacing: int | None = None,
@@ -69,7 +70,8 @@ def restore_tree(
     """Bring the tree of a snapshot back.
 
     Args:
-        directory: the snapshot's, which names it.
+        name: of the snapshot, for the tree to know.
+        directory: where its twins are noted.
         ports: for a fork, ports that listeners are to have: recorded -> wanted.
         replacing: for a restore, the root, as we see it, of the tree in whose place it is
             to be; default: the one that the snapshot is of, if it runs.
@@ -97,7 +99,7 @@ def restore_tree(
         handover = stack.enter_context(Handover())
         stack.enter_context(dead_threads_reaped())
         terminals = ControllingTerminals(rebuilding, handover)
-        site = break_ground(snapshot, mode, directory, handover, warn, terminals)
+        site = break_ground(snapshot, mode, name, directory, handover, warn, terminals)
         try:
             supervisor = site.container.supervisor
             pager = None

@@ -43,6 +43,7 @@ class Site:
 def break_ground(
     snapshot: Snapshot,
     mode: Mode,
+    name: str,
     directory: Path,
     handover: Handover,
     warn: Callable[[str], None],
@@ -63,9 +64,7 @@ def break_ground(
     ]
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
-    container = make_container(
-        address, threads, [SEED_NAME, identity, directory.name, mode], warn
-    )
+    container = make_container(address, threads, [SEED_NAME, identity, name, mode], warn)
     try:
         given: dict[int, Seed] = {}
         if twin is not None:

@@ -2,12 +2,12 @@
 
 A snapshot is a directory of two files::
 
-    NAME/manifest   what the tree was: typed records
-    NAME/pages      what its memory held: bytes, addressed by offset from records
+    manifest   what the tree was: typed records
+    pages      what its memory held: bytes, addressed by offset from records
 
-and possibly of files beside them that are not part of the image (``twins``, and
-``note``, which replaces the one in the image).
-Nothing in it is ever changed once it has its name.
+and possibly of files beside them that are not part of the image (``twins``, and what the
+store has to say: `jupyter_cr.store`). The manifest appears when all is there; nothing in
+the image is ever changed afterwards.
 
 **Grammar** of ``manifest``; integers are little-endian and unsigned, and every
 checksum is XXH3-64 with seed 0::

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -24,6 +24,9 @@ from jupyter_cr.image.records import (
     number_of,
 )
 from jupyter_cr.image.writer import MANIFEST, PAGES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ImageReader"]
 
@@ -74,7 +77,7 @@ class ImageReader:
         except OSError as error:
             raise _unreadable(self._pages_path, error) from error
 
-    def __enter__(self) -> ImageReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,20 +1,18 @@
-"""Writing a snapshot: under a temporary name, then renamed, whole or not at all."""
+"""Writing a snapshot: its manifest appears when all is there, or never."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
 import xxhash
 
 from jupyter_cr.engine.streams import storage_errors
-from jupyter_cr.errors import NameTaken
 from jupyter_cr.image.checksums import BLOCK, PageChecksums
 from jupyter_cr.image.frame import (
     TRAILER_TYPE,
@@ -25,12 +23,15 @@ from jupyter_cr.image.frame import (
 )
 from jupyter_cr.image.records import PageBlocks, number_of
 
-__all__ = ["MANIFEST", "PAGES", "TEMPORARY", "ImageWriter"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["MANIFEST", "PAGES", "ImageWriter", "write_beside"]
 
 MANIFEST = "manifest"
 PAGES = "pages"
-TEMPORARY = ".tmp-"
-"""Directories that begin with it are snapshots in the making: ``.tmp-NAME-PID``."""
+_UNFINISHED = ".manifest"
+"""The manifest as long as it is being written."""
 
 _MANIFEST_BUFFER = 256 << 10
 
@@ -38,23 +39,19 @@ _MANIFEST_BUFFER = 256 << 10
 class ImageWriter:
     """One snapshot being written; a `jupyter_cr.engine.streams.SnapshotWriter`.
 
-    A context manager: what has not been committed at its end is removed. While it
-    lives, its temporary directory is locked with flock(2), so that a later run can
-    tell it from one that was left behind.
+    A context manager: what has not been committed at its end is removed, with its
+    directory.
 
     Args:
-        directory: the snapshot's final place; its parent must exist.
+        directory: an empty one of the snapshot's own. Whose it is, what it is called, and
+            that nobody else writes there, is its maker's concern.
 
     Raises:
-        NameTaken: `directory` exists.
-        StorageError: the parent cannot be written to.
+        StorageError: it cannot be written to.
     """
 
     def __init__(self, directory: Path) -> None:
-        if os.path.lexists(directory):
-            raise _name_taken(directory)
         self.directory = directory
-        self._temporary = directory.parent / f"{TEMPORARY}{directory.name}-{os.getpid()}"
         self._committed = False
         self._records = 0
         self._chain = xxhash.xxh3_64()
@@ -62,33 +59,23 @@ class ImageWriter:
         self._buffer = bytearray(encode_preamble())
         self._offset = len(self._buffer)
         self._fds = ExitStack()
-        with storage_errors(self._temporary), ExitStack() as undo:
-            self._make_directory()
-            undo.callback(self._discard)
-            self._root = self._open(self._temporary, os.O_RDONLY | os.O_DIRECTORY)
-            _lock(self._root)
+        with storage_errors(directory), ExitStack() as undo:
+            undo.callback(self._fds.close)
+            self._root = self._open(directory, os.O_RDONLY | os.O_DIRECTORY)
             create = os.O_CREAT | os.O_EXCL | os.O_RDWR
-            self._manifest = self._open(self._temporary / MANIFEST, create)
-            self._pages = self._open(self._temporary / PAGES, create)
+            self._manifest = self._open(directory / _UNFINISHED, create)
+            self._pages = self._open(directory / PAGES, create)
             undo.pop_all()
         self._checksums = PageChecksums(self._pages)
         # Closed first, as it reads from the descriptors.
         self._fds.callback(self._checksums.close)
-
-    def _make_directory(self) -> None:
-        try:
-            self._temporary.mkdir(mode=0o700)
-        except FileExistsError:
-            # Left by a process that had our pid before us: no other can have this name.
-            shutil.rmtree(self._temporary)
-            self._temporary.mkdir(mode=0o700)
 
     def _open(self, path: Path, flags: int) -> int:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
         self._fds.callback(os.close, fd)
         return fd
 
-    def __enter__(self) -> ImageWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -97,7 +84,10 @@ class ImageWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._discard()
+        if self._committed:
+            self._fds.close()
+        else:
+            self.discard()
 
     @property
     def pages_fd(self) -> int:
@@ -105,13 +95,8 @@ class ImageWriter:
 
     @property
     def committed(self) -> bool:
-        """Whether the snapshot has its name."""
+        """Whether the snapshot is whole."""
         return self._committed
-
-    @property
-    def path(self) -> Path:
-        """Where the files are now: the temporary directory, or the final one."""
-        return self.directory if self._committed else self._temporary
 
     def add(self, record: msgspec.Struct) -> None:
         """Append one record, of a class in `jupyter_cr.image.records.RECORDS`.
@@ -133,7 +118,7 @@ class ImageWriter:
         self._records += 1
 
     def _flush(self) -> None:
-        with storage_errors(self._temporary / MANIFEST):
+        with storage_errors(self.directory / MANIFEST):
             while self._buffer:
                 del self._buffer[: os.write(self._manifest, self._buffer)]
 
@@ -147,19 +132,18 @@ class ImageWriter:
         Raises:
             StorageError: disk full, or not writable any more.
         """
-        write_beside(self.path, name, content)
+        write_beside(self.directory, name, content)
 
     def commit(self, durable: bool = True) -> None:
-        """Checksum the pages, write the trailer, and give the snapshot its name.
+        """Checksum the pages, write the trailer, and have the manifest appear.
 
         Args:
             durable: wait until it would survive a power cut (fsync(2)).
 
         Raises:
-            NameTaken: somebody else was faster.
             StorageError: disk full, or not writable any more.
         """
-        with storage_errors(self._temporary / PAGES):
+        with storage_errors(self.directory / PAGES):
             length = os.fstat(self._pages).st_size
             checksums = self._checksums.finish(length)
         self.add(PageBlocks(length=length, block=BLOCK, checksums=checksums))
@@ -167,41 +151,19 @@ class ImageWriter:
             TRAILER_TYPE, Trailer(self._records, self._offset, self._chain.intdigest())
         )
         self._flush()
-        if durable:
-            with storage_errors(self._temporary):
-                for fd in (self._pages, self._manifest, self._root):
-                    os.fsync(fd)
-        self._rename()
-        if durable:
-            with storage_errors(self.directory.parent):
-                _sync_directory(self.directory.parent)
-
-    def _rename(self) -> None:
-        give_name(self._temporary, self.directory)
+        with storage_errors(self.directory):
+            if durable:
+                os.fsync(self._pages)
+                os.fsync(self._manifest)
+            (self.directory / _UNFINISHED).rename(self.directory / MANIFEST)
+            if durable:
+                os.fsync(self._root)
         self._committed = True
 
-    def _discard(self) -> None:
-        """Close everything, and remove what has not been committed."""
+    def discard(self) -> None:
+        """Close everything, and remove the directory with all that is in it."""
         self._fds.close()
-        if not self._committed:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-
-
-def give_name(directory: Path, named: Path) -> None:
-    """Give a snapshot's directory its name, or another one.
-
-    Raises:
-        NameTaken: there is one of that name.
-        StorageError: the store is not writable.
-    """
-    with storage_errors(named):
-        try:
-            directory.rename(named)
-        except OSError as error:
-            # A snapshot is never an empty directory, so rename(2) cannot replace one.
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise _name_taken(named) from error
-            raise
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def write_beside(directory: Path, name: str, content: bytes) -> None:
@@ -211,33 +173,9 @@ def write_beside(directory: Path, name: str, content: bytes) -> None:
         StorageError: disk full, or not writable any more.
     """
     target = directory / name
-    partial = directory / f"{TEMPORARY}{name}-{os.getpid()}"
+    partial = directory / f".{name}"
     with storage_errors(target):
         fd = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:
             file.write(content)
         partial.rename(target)
-
-
-def _lock(fd: int) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Some network file systems have no locks.
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-
-
-def _name_taken(directory: Path) -> NameTaken:
-    return NameTaken(
-        f"There is a snapshot named {directory.name} already.",
-        f"Choose another name, or remove it first: jupyter cr rm {directory.name}",
-    )
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -19,7 +19,6 @@ import xxhash
 from jupyter_cr.errors import (
     CorruptImage,
     FutureImage,
-    NameTaken,
     NoSuchSnapshot,
     StorageError,
 )
@@ -49,8 +48,14 @@ HEADER = Header(
 OUTCOME = Outcome(downtime_ms=12.5, elapsed_ms=80.0, bytes=4096)
 
 
+def new(directory: Path) -> Path:
+    """Made, as a store would."""
+    directory.mkdir(mode=0o700)
+    return directory
+
+
 def write_image(directory: Path, pages: bytes = b"", *, durable: bool = False) -> Path:
-    with ImageWriter(directory) as writer:
+    with ImageWriter(new(directory)) as writer:
         writer.add(HEADER)
         os.pwrite(writer.pages_fd, pages, 0)
         writer.add(OUTCOME)
@@ -116,7 +121,10 @@ def test_every_number_stands_for_a_record_class(number: int) -> None:
 
 
 def test_a_class_without_a_number_is_a_bug(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer, pytest.raises(KeyError, match="Later"):
+    with (
+        ImageWriter(new(tmp_path / "one")) as writer,
+        pytest.raises(KeyError, match="Later"),
+    ):
         writer.add(Later(1))
 
 
@@ -129,7 +137,7 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20])
 def test_pages_hashed_behind_the_writing_are_the_same(tmp_path: Path, length: int) -> None:
     pages = os.urandom(length)
-    with ImageWriter(tmp_path / "behind") as writer:
+    with ImageWriter(new(tmp_path / "behind")) as writer:
         writer.add(HEADER)
         for start in range(0, length, 700_000):
             os.pwrite(writer.pages_fd, pages[start : start + 700_000], start)
@@ -140,7 +148,7 @@ def test_pages_hashed_behind_the_writing_are_the_same(tmp_path: Path, length: in
 
 
 def test_advancing_past_the_end_is_an_error(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
+    with ImageWriter(new(tmp_path / "one")) as writer:
         writer.advance(1 << 20)
         with pytest.raises(StorageError, match="too early"):
             writer.commit()
@@ -251,7 +259,7 @@ def test_an_unknown_record_is_of_a_later_release(
 ) -> None:
     with monkeypatch.context() as patch:
         number_as(patch, Later, 999)
-        with ImageWriter(tmp_path / "one") as writer:
+        with ImageWriter(new(tmp_path / "one")) as writer:
             writer.add(HEADER)
             writer.add(Later(1))
             writer.commit(durable=False)
@@ -264,7 +272,7 @@ def test_a_record_that_is_not_what_its_class_says(
 ) -> None:
     with monkeypatch.context() as patch:
         number_as(patch, Later, number_of(Outcome))
-        with ImageWriter(tmp_path / "one") as writer:
+        with ImageWriter(new(tmp_path / "one")) as writer:
             writer.add(HEADER)
             writer.add(Later(1))
             writer.commit(durable=False)
@@ -275,7 +283,7 @@ def test_a_record_that_is_not_what_its_class_says(
 
 
 def test_a_manifest_needs_its_header_and_its_page_blocks(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
+    with ImageWriter(new(tmp_path / "one")) as writer:
         writer.add(OUTCOME)
         writer.commit(durable=False)
     with pytest.raises(CorruptImage, match="no Header"):
@@ -329,35 +337,30 @@ def test_no_such_snapshot(tmp_path: Path) -> None:
         ImageReader(tmp_path / "none")
 
 
-def test_a_name_is_taken_once(tmp_path: Path) -> None:
-    write_image(tmp_path / "one")
-    with pytest.raises(NameTaken):
-        ImageWriter(tmp_path / "one")
+def test_the_manifest_appears_when_all_is_there(tmp_path: Path) -> None:
+    with ImageWriter(new(tmp_path / "one")) as writer:
+        writer.add(HEADER)
+        with pytest.raises(CorruptImage, match="is missing"):
+            ImageReader(tmp_path / "one")
+        assert not writer.committed
+        writer.commit()
+        assert writer.committed
+        read_all(tmp_path / "one")
+    assert sorted(os.listdir(tmp_path / "one")) == ["manifest", "pages"]
 
 
-def test_of_two_writers_the_first_to_commit_gets_the_name(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as slow:
-        slow.add(HEADER)
-        other = (
-            "import sys; from pathlib import Path; from tests.image.test_image import "
-            "write_image; write_image(Path(sys.argv[1]), b'fast')"
-        )
-        subprocess.run(
-            [sys.executable, "-c", other, tmp_path / "one"],
-            check=True,
-            timeout=30,
-        )
-        with pytest.raises(NameTaken):
-            slow.commit()
-    assert os.listdir(tmp_path) == ["one"]
-    assert (tmp_path / "one" / "pages").read_bytes() == b"fast"
+def test_a_directory_in_which_somebody_has_written_is_refused(tmp_path: Path) -> None:
+    directory = write_image(tmp_path / "one")
+    with pytest.raises(StorageError, match="File exists"):
+        ImageWriter(directory)
+    read_all(directory)
 
 
 def test_nothing_is_left_of_what_was_not_committed(tmp_path: Path) -> None:
     before = open_descriptors()
-    with ImageWriter(tmp_path / "one") as writer:
+    with ImageWriter(new(tmp_path / "one")) as writer:
         writer.add(HEADER)
-    with suppress(KeyError), ImageWriter(tmp_path / "one") as writer:
+    with suppress(KeyError), ImageWriter(new(tmp_path / "one")) as writer:
         os.pwrite(writer.pages_fd, bytes(3 << 20), 0)
         writer.advance(3 << 20)
         raise KeyError
@@ -365,17 +368,8 @@ def test_nothing_is_left_of_what_was_not_committed(tmp_path: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_leftovers_of_an_earlier_process_with_our_pid_are_replaced(tmp_path: Path) -> None:
-    leftover = tmp_path / f".tmp-one-{os.getpid()}"
-    leftover.mkdir()
-    (leftover / "manifest").write_bytes(b"old")
-    write_image(tmp_path / "one")
-    assert os.listdir(tmp_path) == ["one"]
-    read_all(tmp_path / "one")
-
-
 def test_attached_files_are_beside_the_image(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
+    with ImageWriter(new(tmp_path / "one")) as writer:
         writer.add(HEADER)
         writer.attach("twins", b"first")
         writer.commit(durable=False)
@@ -386,7 +380,7 @@ def test_attached_files_are_beside_the_image(tmp_path: Path) -> None:
 
 
 def test_large_manifests_are_written_in_order(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
+    with ImageWriter(new(tmp_path / "one")) as writer:
         writer.add(HEADER)
         for number in range(3000):
             writer.add(Outcome(downtime_ms=number, elapsed_ms=0, bytes=number << 30))
@@ -398,7 +392,7 @@ def test_large_manifests_are_written_in_order(tmp_path: Path) -> None:
 
 def test_no_place_to_write_to(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file") as caught:
-        ImageWriter(tmp_path / "missing" / "one")
+        ImageWriter(tmp_path / "missing")
     assert "JUPYTER_CR_HOME" in caught.value.hint
 
 
@@ -418,17 +412,17 @@ from msgspec import structs
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
 from jupyter_cr.image import ImageWriter
-from tests.image.test_image import HEADER, write_image
+from tests.image.test_image import HEADER, new, write_image
 
 disk, what = Path(sys.argv[1]), sys.argv[2]
 try:
-    with ImageWriter(disk / "one") as writer:
+    with ImageWriter(new(disk / "one")) as writer:
         writer.add(HEADER)
         if what == "manifest":
             for _ in range(300):
                 writer.add(structs.replace(HEADER, note="x" * 10_000))
         else:
-            with storage_errors(writer.path / "pages"):
+            with storage_errors(writer.directory / "pages"):
                 while True:
                     os.write(writer.pages_fd, b"x" * 65536)
         writer.commit()
