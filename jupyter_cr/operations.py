@@ -39,6 +39,7 @@ from jupyter_cr.kernels.connection import (
 )
 from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store
+from jupyter_cr.store.retention import RETENTION_VARIABLE
 from jupyter_cr.store.snapshot import HIBERNATED
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ __all__ = [
     "remove_snapshots",
     "rename_snapshot",
     "restore",
+    "retention_policy",
     "show_snapshot",
     "tag_snapshot",
     "verify_snapshot",
@@ -594,6 +596,11 @@ def prune_snapshots(
         StorageError: the store is not writable.
     """
     return (store or Store()).prune(policy, dry_run=dry_run)
+
+
+def retention_policy() -> str:
+    """The one that is to be applied whenever a snapshot has been taken; empty if none."""
+    return os.environ.get(RETENTION_VARIABLE, "").strip()
 
 
 def collect_garbage(*, store: Store | None = None) -> Freed:

@@ -33,7 +33,10 @@ from datetime import datetime, timedelta, timezone
 from jupyter_cr.errors import UsageError
 from jupyter_cr.store.snapshot import Snapshot
 
-__all__ = ["Policy", "parse_policy"]
+__all__ = ["RETENTION_VARIABLE", "Policy", "parse_policy"]
+
+RETENTION_VARIABLE = "JUPYTER_CR_RETENTION"
+"""Of the environment: a policy that is applied whenever a snapshot has been taken."""
 
 _Rule = Callable[[Sequence[Snapshot], datetime], Iterable[Snapshot]]
 """Of the snapshots of one kernel, newest first, those that it keeps; at that time."""
