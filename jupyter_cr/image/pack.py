@@ -339,6 +339,12 @@ class Pack:
         return len(self._index.hashes) // HASH_BYTES
 
     @property
+    def kept(self) -> tuple[int, int]:
+        """Pages and bytes stored, without those that were dropped."""
+        there = [block for block in self.blocks if block.codec != codecs.DROPPED]
+        return sum(block.pages for block in there), sum(block.length for block in there)
+
+    @property
     def hashes(self) -> Mapping[bytes, int]:
         """Hash -> number, of each page that has not been dropped."""
         hashes = self._index.hashes
@@ -352,7 +358,7 @@ class Pack:
         }
 
     def samples(self) -> list[bytes]:
-        """The hashes by which it is found."""
+        """The hashes by which it is to be found."""
         return [digest for digest in self.hashes if is_sample(digest)]
 
     def check(self, block: Block) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -21,6 +21,9 @@ from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack, unreadable
 from jupyter_cr.image.page_map import Extent, Interval, PageExtents, PageMap
 from jupyter_cr.image.record_file import RecordFile
 from jupyter_cr.image.records import Header, Outcome
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["LIVE", "MANIFEST", "ImageReader"]
 
@@ -80,7 +83,7 @@ class ImageReader:
             f"There is no snapshot at {self._directory}.", "jupyter cr list shows all."
         )
 
-    def __enter__(self) -> ImageReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -148,6 +151,16 @@ class ImageReader:
             CorruptImage: a sound record that is not what its class says.
         """
         return iter(self._file)
+
+    def check_packs(self) -> None:
+        """See that all packs that it needs are there, and of the right length.
+
+        Raises:
+            CorruptImage: one is not.
+            FutureImage: written by a later release.
+        """
+        for name in self.usage:
+            self._pack(name)
 
     def _pack(self, name: str) -> Pack:
         with self._lock:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from jupyter_cr.image.page_writer import KnownPages, NoPages, PageWriter
 from jupyter_cr.image.reader import LIVE, MANIFEST, ImageReader
 from jupyter_cr.image.record_file import RecordEncoder, write_whole
 from jupyter_cr.tracer.scheduling import yield_processor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ImageWriter"]
 
@@ -65,7 +69,7 @@ class ImageWriter:
             self._pages = PageWriter(packs, self._pack, seed, known or NoPages())
             self._open = undo.pop_all()
 
-    def __enter__(self) -> ImageWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -74,7 +78,7 @@ class ImageWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._committed:
+        if not self.committed:
             self.discard()
 
     @property
@@ -83,7 +87,7 @@ class ImageWriter:
 
     @property
     def committed(self) -> bool:
-        """Whether the snapshot is complete."""
+        """Whether the snapshot is complete, and to be kept."""
         return self._committed
 
     def add(self, record: msgspec.Struct) -> None:
@@ -139,6 +143,11 @@ class ImageWriter:
     def pack_pages(self) -> int:
         """How many pages its own pack has; with none, there is no pack."""
         return self._pack.pages
+
+    @property
+    def pack_stored(self) -> int:
+        """Bytes that these take."""
+        return self._pack.stored
 
     @property
     def stored_bytes(self) -> int:

@@ -182,7 +182,7 @@ def of_manifest(path: Path) -> Path:
 
 
 def of_pages(path: Path) -> Path:
-    return path.parent / "packs" / f"{path.name}.pack"
+    return path.parent.parent / "packs" / f"{path.name}.pack"
 
 
 def cut(path: Path, size: int) -> None:
