@@ -173,6 +173,8 @@ class Catalogue:
             StorageError: the store cannot be read, or is another user's.
         """
         with self._mutex:
+            # As somebody sees it who opens it now: SQLite keeps what it has read.
+            self.close()
             if self._is_missing():
                 return True
             try:
