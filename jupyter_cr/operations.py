@@ -384,7 +384,8 @@ def bring_restored(
             that the snapshot is of: the kernel was started afresh since.
     """
     store = store or Store()
-    with store.open(name) as reader:
+    with ExitStack() as held:
+        reader = held.enter_context(store.open(name))
         from jupyter_cr.engine.restore import restore_tree
 
         outcome = restore_tree(
@@ -398,6 +399,7 @@ def bring_restored(
         )
         kernel = reader.header.kernel
         _move(store, kernel.kernel_id, name)
+        _leave_to_pager(held, outcome)
     path = Path(kernel.connection_file) if kernel.connection_file else None
     warnings = tuple(_put_back(path, kernel.connection)) if path else ()
     return Brought(_restore_result(name, outcome, path, warnings), outcome.pager)
@@ -479,7 +481,8 @@ def bring_fork(
     """What `fork` does, in this process, whose child the supervisor becomes also where
     it is lazy."""
     store = store or Store()
-    with store.open(name) as reader:
+    with ExitStack() as held:
+        reader = held.enter_context(store.open(name))
         kernel = reader.header.kernel
         original = parse_connection(kernel.connection) if kernel.connection else None
         if original is None and connection_file is not None:
@@ -505,7 +508,14 @@ def bring_fork(
             content = encode_connection(fork_connection(original, outcome.ports))
             write_connection(path, content, replace=True)
             _move(store, kernel_id_of(path), name)
+        _leave_to_pager(held, outcome)
     return Brought(_restore_result(name, outcome, path), outcome.pager)
+
+
+def _leave_to_pager(held: ExitStack, outcome: RestoreOutcome) -> None:
+    """A pager reads on, and closes the reader when it has come to the end."""
+    if outcome.pager is not None:
+        held.pop_all()
 
 
 def _move(store: Store, kernel_id: str, name: str) -> None:

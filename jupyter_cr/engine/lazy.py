@@ -102,7 +102,7 @@ class _Served:
 @dataclass
 class Pager:
     """Serves all processes of one restore. `open` and `register` while they are seeds,
-    then `run`; `reader` has to stay open until that has returned."""
+    then `run`, which closes `reader`."""
 
     reader: SnapshotReader
     supervisor: Seed
@@ -157,7 +157,7 @@ class Pager:
         thread.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL)
 
     def run(self) -> None:
-        """Bring everything, untie the tree, and let huge pages be huge again: they had
+        """Bring everything, close the reader, untie the tree, and let huge pages be huge again: they had
         to come in small ones. Returns early if the tree ends.
 
         Raises:
@@ -167,6 +167,7 @@ class Pager:
         while any(served.missing for served in self.served.values()):
             self._serve(0)
             self._bring_next()
+        self.reader.close()
         self._unbind()
         for pid, start, length in self.huge:
             with contextlib.suppress(OSError):

@@ -147,6 +147,9 @@ class SnapshotReader(Protocol):
             CorruptImage: it is not as written.
         """
 
+    def close(self) -> None:
+        """Give back what it holds; safe to call twice."""
+
     def verify_raw(self) -> None:
         """Check all that `pieces` of files have.
 

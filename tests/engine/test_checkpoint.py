@@ -75,7 +75,7 @@ def links():
             pass
     return found
 
-CHANGING = ("VmRSS", "VmHWM", "VmPeak", "RssAnon", "ctxt", "VmSize", "VmPTE", "RssFile", "VmData",
+CHANGING = ("SigQ", "VmRSS", "VmHWM", "VmPeak", "RssAnon", "ctxt", "VmSize", "VmPTE", "RssFile", "VmData",
             "Rss", "State", "VmLck")
 
 def status():

@@ -108,7 +108,7 @@ def test_any_sequence_of_appends_is_read_as_it_was_written(
             assert by_pieces(reader, start, length) == expected[start : start + length]
         reader.check(0, len(expected))
         reader.verify_pages()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def by_pieces(reader: ImageReader, start: int, length: int) -> bytes:
