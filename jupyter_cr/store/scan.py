@@ -35,7 +35,7 @@ def iter_directories(root: Path) -> Iterator[Path]:
 
 def is_empty(root: Path) -> bool:
     """Whether there is nothing that a catalogue could tell of."""
-    return not (root / SNAPSHOTS).is_dir() and not any(_iter_old(root))
+    return not (root / SNAPSHOTS).is_dir() and not _find_old(root)
 
 
 def fill(root: Path, session: Session, may_change: bool) -> None:
@@ -77,8 +77,9 @@ def adopt(session: Session, entry: Entry) -> Entry:
     return entry
 
 
-def _iter_old(root: Path) -> Iterator[Path]:
+def _find_old(root: Path) -> list[Path]:
     """Snapshots of before there was a catalogue, which were ``ROOT/NAME``."""
+    found = []
     with suppress(OSError), os.scandir(root) as entries:
         for entry in entries:
             path = Path(entry.path)
@@ -88,11 +89,12 @@ def _iter_old(root: Path) -> Iterator[Path]:
                 and entry.is_dir(follow_symlinks=False)
                 and (path / MANIFEST).is_file()
             ):
-                yield path
+                found.append(path)
+    return found
 
 
 def _move_old(root: Path) -> None:
-    for path in list(_iter_old(root)):
+    for path in _find_old(root):
         with suppress(OSError, StorageError):
             (root / SNAPSHOTS).mkdir(mode=0o700, exist_ok=True)
             note = None
