@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from jupyter_cr.engine.describe import SnapshotDescription
     from jupyter_cr.engine.lazy import Pager
     from jupyter_cr.engine.restore import RestoreOutcome
-    from jupyter_cr.image import ImageReader, ImageWriter
+    from jupyter_cr.image import ImageWriter
+    from jupyter_cr.store.reader import StoredReader
     from jupyter_cr.store.writer import StoredWriter
     from jupyter_cr.tracer.capabilities import Capability
 
@@ -187,7 +188,11 @@ def checkpoint(
     found = resolve_target(target, connection_file)
     from jupyter_cr.engine.checkpoint import checkpoint_tree
 
-    with _create(store, name, found, is_asked_for=not automatic) as writer:
+    parent = store.position(found.kernel_id) if found.kernel_id else ""
+    with (
+        _warm(store, parent) as base,
+        _create(store, name, found, parent, base, is_asked_for=not automatic) as writer,
+    ):
         header = _header(writer.name, note, found)
         writer.add(
             msgspec.structs.replace(
@@ -222,18 +227,35 @@ def checkpoint(
     )
 
 
+@contextmanager
+def _warm(store: Store, name: str) -> Iterator[StoredReader | None]:
+    """A snapshot, if its twins live: what they have in common with the next one's need not
+    be read."""
+    with ExitStack() as stack:
+        reader = None
+        with suppress(ImageError, StorageError):
+            if name and store.state(name) == "warm":
+                reader = stack.enter_context(store.open(name))
+        yield reader
+
+
 def _create(
-    store: Store, name: str | None, target: Target, *, is_asked_for: bool
+    store: Store,
+    name: str | None,
+    target: Target,
+    parent: str,
+    base: StoredReader | None,
+    *,
+    is_asked_for: bool,
 ) -> StoredWriter:
     """Begin a snapshot, at the one that its kernel is at."""
-    parent = store.position(target.kernel_id) if target.kernel_id else ""
     if name is not None:
-        return store.create(name, parent=parent, named=is_asked_for)
+        return store.create(name, parent=parent, named=is_asked_for, base=base)
     while True:
         made_up = store.suggest_name(target.kernel_name or target.comm)
         # Another process may have had the same idea in the same second.
         with suppress(NameTaken):
-            return store.create(made_up, parent=parent, named=False)
+            return store.create(made_up, parent=parent, named=False, base=base)
 
 
 def _shown_by(writer: StoredWriter, progress: Progress | None) -> Progress:
@@ -362,14 +384,14 @@ def bring_restored(
             that the snapshot is of: the kernel was started afresh since.
     """
     store = store or Store()
-    with store.open(name) as reader:
+    with ExitStack() as held:
+        reader = held.enter_context(store.open(name))
         from jupyter_cr.engine.restore import restore_tree
 
         outcome = restore_tree(
             reader,
             mode="restore",
             name=name,
-            directory=reader.directory,
             ports={},
             replacing=replacing,
             lazy=lazy,
@@ -377,6 +399,7 @@ def bring_restored(
         )
         kernel = reader.header.kernel
         _move(store, kernel.kernel_id, name)
+        _leave_to_pager(held, outcome)
     path = Path(kernel.connection_file) if kernel.connection_file else None
     warnings = tuple(_put_back(path, kernel.connection)) if path else ()
     return Brought(_restore_result(name, outcome, path, warnings), outcome.pager)
@@ -458,7 +481,8 @@ def bring_fork(
     """What `fork` does, in this process, whose child the supervisor becomes also where
     it is lazy."""
     store = store or Store()
-    with store.open(name) as reader:
+    with ExitStack() as held:
+        reader = held.enter_context(store.open(name))
         kernel = reader.header.kernel
         original = parse_connection(kernel.connection) if kernel.connection else None
         if original is None and connection_file is not None:
@@ -476,7 +500,6 @@ def bring_fork(
                 reader,
                 mode="fork",
                 name=name,
-                directory=reader.directory,
                 ports={},
                 lazy=lazy,
                 progress=progress,
@@ -485,7 +508,14 @@ def bring_fork(
             content = encode_connection(fork_connection(original, outcome.ports))
             write_connection(path, content, replace=True)
             _move(store, kernel_id_of(path), name)
+        _leave_to_pager(held, outcome)
     return Brought(_restore_result(name, outcome, path), outcome.pager)
+
+
+def _leave_to_pager(held: ExitStack, outcome: RestoreOutcome) -> None:
+    """A pager reads on, and closes the reader when it has come to the end."""
+    if outcome.pager is not None:
+        held.pop_all()
 
 
 def _move(store: Store, kernel_id: str, name: str) -> None:
@@ -687,7 +717,7 @@ def verify_snapshot(
     try:
         with store.open(name) as reader, _phase(progress, "verify"):
             reader.verify_pages()
-            size = _image_size(reader)
+            size = reader.page_bytes
     except CorruptImage as error:
         _note_check(store, name, error.message)
         raise
@@ -728,10 +758,6 @@ def _verified(store: Store, name: str, progress: Progress | None) -> VerifyResul
         return verify_snapshot(name, store=store, progress=progress)
     except (ImageError, StorageError) as error:
         return VerifyResult(name=name, bytes=0, elapsed_ms=0.0, problem=error.message)
-
-
-def _image_size(reader: ImageReader) -> int:
-    return sum(file.stat().st_size for file in reader.files)
 
 
 @contextmanager

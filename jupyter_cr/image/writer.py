@@ -1,79 +1,73 @@
-"""Writing a snapshot: its manifest appears when all is there, or never."""
+"""Writing a snapshot: it is complete when its manifest has appeared, whole."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import msgspec
-import xxhash
 
-from jupyter_cr.engine.streams import storage_errors
-from jupyter_cr.image.checksums import BLOCK, PageChecksums
-from jupyter_cr.image.frame import (
-    TRAILER_TYPE,
-    Trailer,
-    encode_frame,
-    encode_preamble,
-    link_checksums,
-)
-from jupyter_cr.image.records import PageBlocks, number_of
+from jupyter_cr.engine.streams import PAGE
+from jupyter_cr.image.pack import PackWriter
+from jupyter_cr.image.page_map import Interval, PageMap
+from jupyter_cr.image.page_writer import KnownPages, NoPages, PageWriter
+from jupyter_cr.image.reader import LIVE, MANIFEST, ImageReader
+from jupyter_cr.image.record_file import RecordEncoder, write_whole
+from jupyter_cr.tracer.scheduling import yield_processor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MANIFEST", "PAGES", "ImageWriter", "write_beside"]
-
-MANIFEST = "manifest"
-PAGES = "pages"
-_UNFINISHED = ".manifest"
-"""The manifest as long as it is being written."""
-
-_MANIFEST_BUFFER = 256 << 10
+__all__ = ["ImageWriter"]
 
 
 class ImageWriter:
     """One snapshot being written; a `jupyter_cr.engine.streams.SnapshotWriter`.
 
-    A context manager: what has not been committed at its end is removed, with its
-    directory.
+    A context manager: what has not been committed at its end is removed.
 
     Args:
-        directory: an empty one of the snapshot's own. Whose it is, what it is called, and
-            that nobody else writes there, is its maker's concern.
+        directory: the snapshot's own, which is there; its pack gets its name.
+        packs: the directory of all packs.
+        seed: the store's, for hashes of pages.
+        base: an earlier snapshot; stays the caller's.
+        known: which packs there are.
 
     Raises:
-        StorageError: it cannot be written to.
+        StorageError: `packs` cannot be written to.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        packs: Path,
+        *,
+        seed: int,
+        base: ImageReader | None = None,
+        known: KnownPages | None = None,
+    ) -> None:
         self.directory = directory
+        self._base = base
+        self._map = PageMap(())
         self._committed = False
-        self._records = 0
-        self._chain = xxhash.xxh3_64()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._buffer = bytearray(encode_preamble())
-        self._offset = len(self._buffer)
-        self._fds = ExitStack()
-        with storage_errors(directory), ExitStack() as undo:
-            undo.callback(self._fds.close)
-            self._root = self._open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            create = os.O_CREAT | os.O_EXCL | os.O_RDWR
-            self._manifest = self._open(directory / _UNFINISHED, create)
-            self._pages = self._open(directory / PAGES, create)
-            undo.pop_all()
-        self._checksums = PageChecksums(self._pages)
-        # Closed first, as it reads from the descriptors.
-        self._fds.callback(self._checksums.close)
-
-    def _open(self, path: Path, flags: int) -> int:
-        fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-        self._fds.callback(os.close, fd)
-        return fd
+        self._records = RecordEncoder()
+        self._manifest_bytes = 0
+        with ExitStack() as undo:
+            # Compressing and hashing let go of the interpreter lock.
+            workers = ThreadPoolExecutor(
+                os.cpu_count() or 1, "pack", initializer=yield_processor
+            )
+            undo.callback(workers.shutdown)
+            self._pack = PackWriter(packs, directory.name, workers)
+            undo.enter_context(self._pack)
+            self._pages = PageWriter(packs, self._pack, seed, known or NoPages())
+            self._open = undo.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -84,98 +78,78 @@ class ImageWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._committed:
-            self._fds.close()
-        else:
+        if not self.committed:
             self.discard()
 
     @property
-    def pages_fd(self) -> int:
-        return self._pages
+    def base(self) -> ImageReader | None:
+        return self._base
 
     @property
     def committed(self) -> bool:
-        """Whether the snapshot is whole."""
+        """Whether the snapshot is complete, and to be kept."""
         return self._committed
 
     def add(self, record: msgspec.Struct) -> None:
-        """Append one record, of a class in `jupyter_cr.image.records.RECORDS`.
+        self._records.add(record)
 
-        Raises:
-            StorageError: disk full, or not writable any more.
-        """
-        self._add(number_of(type(record)), record)
+    def append(self, data: bytes | memoryview) -> int:
+        return self._pages.append(data) * PAGE
 
-    def _add(self, number: int, record: msgspec.Struct) -> None:
-        payload = self._encoder.encode(record)
-        head, checksum = encode_frame(number, payload)
-        self._buffer += head
-        self._buffer += payload
-        if len(self._buffer) >= _MANIFEST_BUFFER:
-            self._flush()
-        link_checksums(self._chain, checksum)
-        self._offset += len(head) + len(payload)
-        self._records += 1
-
-    def _flush(self) -> None:
-        with storage_errors(self.directory / MANIFEST):
-            while self._buffer:
-                del self._buffer[: os.write(self._manifest, self._buffer)]
-
-    def advance(self, offset: int) -> None:
-        """Say that all pages below `offset` (in bytes) are final."""
-        self._checksums.advance(offset)
+    def append_unchanged(self, offset: int, length: int) -> int:
+        assert self._base is not None
+        first, end = offset // PAGE, (offset + length) // PAGE
+        start = self._pages.count
+        for extent in self._base.page_map.find(first, end):
+            self._pages.refer(extent)
+        return start * PAGE
 
     def attach(self, name: str, content: bytes) -> None:
-        """Put a small file beside the image, replacing the one of that name.
+        write_whole(self.directory / name, content, durable=False)
 
-        Raises:
-            StorageError: disk full, or not writable any more.
-        """
-        write_beside(self.directory, name, content)
+    def publish(self) -> None:
+        write_whole(self.directory / LIVE, self._records.whole(), durable=False)
 
     def commit(self, durable: bool = True) -> None:
-        """Checksum the pages, write the trailer, and have the manifest appear.
-
-        Args:
-            durable: wait until it would survive a power cut (fsync(2)).
-
-        Raises:
-            StorageError: disk full, or not writable any more.
-        """
-        with storage_errors(self.directory / PAGES):
-            length = os.fstat(self._pages).st_size
-            checksums = self._checksums.finish(length)
-        self.add(PageBlocks(length=length, block=BLOCK, checksums=checksums))
-        self._add(
-            TRAILER_TYPE, Trailer(self._records, self._offset, self._chain.intdigest())
-        )
-        self._flush()
-        with storage_errors(self.directory):
-            if durable:
-                os.fsync(self._pages)
-                os.fsync(self._manifest)
-            (self.directory / _UNFINISHED).rename(self.directory / MANIFEST)
-            if durable:
-                os.fsync(self._root)
+        self._map = self._pages.finish()
+        self._pack.finish(durable=durable)
+        self._records.add(self._map.record())
+        manifest = self._records.whole()
+        self._manifest_bytes = len(manifest)
+        write_whole(self.directory / MANIFEST, manifest, durable=durable)
         self._committed = True
+        with suppress(OSError):
+            (self.directory / LIVE).unlink()
+        self._open.close()
 
     def discard(self) -> None:
-        """Close everything, and remove the directory with all that is in it."""
-        self._fds.close()
+        """Remove it, complete or not. May be called again."""
+        self._open.close()
+        self._pack.remove()
+        self._committed = False
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    @property
+    def usage(self) -> Mapping[str, Sequence[Interval]]:
+        """Of what has been committed: which pages of which pack it refers to."""
+        return self._map.usage()
 
-def write_beside(directory: Path, name: str, content: bytes) -> None:
-    """Put a small file beside a snapshot's image, replacing the one of that name.
+    @property
+    def samples(self) -> Sequence[bytes]:
+        """The hashes by which its pack is to be found."""
+        return self._pack.samples
 
-    Raises:
-        StorageError: disk full, or not writable any more.
-    """
-    target = directory / name
-    partial = directory / f".{name}"
-    with storage_errors(target):
-        fd = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(content)
-        partial.rename(target)
+    @property
+    def pack_pages(self) -> int:
+        """How many pages its own pack has; with none, there is no pack."""
+        return self._pack.pages
+
+    @property
+    def pack_stored(self) -> int:
+        """Bytes that these take."""
+        return self._pack.stored
+
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes: its own pack's data, and the manifest."""
+        return self._pack.stored + self._manifest_bytes

@@ -40,15 +40,14 @@ class Catalogue:
 
     Args:
         root: the store's directory.
-        fill: tells a new catalogue what the directories say; given the session, and
-            whether anything may be changed on disk.
+        fill: tells a new catalogue what the directories say.
         is_empty: whether there is nothing that a catalogue could be made from.
     """
 
     def __init__(
         self,
         root: Path,
-        fill: Callable[[Session, bool], None],
+        fill: Callable[[Session], None],
         is_empty: Callable[[], bool],
     ) -> None:
         self._root = root
@@ -231,7 +230,7 @@ class Catalogue:
         connection = sqlite3.connect(new, isolation_level=None)
         try:
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            _run(connection, "BEGIN IMMEDIATE", self._filled, new)
+            _run(connection, "BEGIN IMMEDIATE", self._fill, new)
             if not is_remote(self._root):
                 connection.execute("PRAGMA journal_mode = WAL")
         finally:
@@ -257,16 +256,13 @@ class Catalogue:
         with lock_file(self._root / _LOCK, alone=True), storage_errors(self._root):
             self._delete_unfinished()
 
-    def _filled(self, session: Session) -> None:
-        self._fill(session, True)
-
     def _in_memory(self, work: Callable[[Session], T], *, with_content: bool = True) -> T:
         connection = sqlite3.connect(":memory:", isolation_level=None)
         try:
             connection.executescript(SCHEMA)
             session = Session(connection)
             if with_content:
-                self._fill(session, False)
+                self._fill(session)
             return work(session)
         finally:
             connection.close()

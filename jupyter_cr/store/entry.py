@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from jupyter_cr.errors import FutureImage, ImageError, UsageError
 from jupyter_cr.image import Document, Header, ImageReader, Outcome
-from jupyter_cr.image.writer import MANIFEST, PAGES
+from jupyter_cr.image.pack import SUFFIXES, pack_files
+from jupyter_cr.image.page_map import Interval
+from jupyter_cr.image.reader import MANIFEST
+from jupyter_cr.store.layout import PACKS, packs_beside
 from jupyter_cr.store.meta import Meta, read_meta
 from jupyter_cr.store.names import check_name
 
@@ -20,6 +24,7 @@ __all__ = [
     "MISSING",
     "UNFINISHED",
     "Entry",
+    "Examined",
     "Stored",
     "disk_usage",
     "examine",
@@ -27,12 +32,13 @@ __all__ = [
     "fingerprint",
     "is_id",
     "new_id",
+    "own_usage",
 ]
 
 Stored = Literal["saving", "live", "durable", "corrupt", "future", "removed"]
 """``removed``: only its readers, or a process that was killed, have kept it."""
 
-MISSING = "none none"
+MISSING = "none none none"
 """The `fingerprint` of what is not there."""
 
 UNFINISHED = ("saving", "live")
@@ -114,8 +120,16 @@ def facts_of(
     }
 
 
-def examine(directory: Path) -> Entry:
-    """What a directory says of its snapshot, damaged or not.
+class Examined(NamedTuple):
+    """What a directory says of its snapshot, damaged or not; `usage`: which pages of which
+    packs it needs, as far as can be told."""
+
+    entry: Entry
+    usage: Mapping[str, Sequence[Interval]]
+
+
+def examine(directory: Path) -> Examined:
+    """Look at a snapshot.
 
     Raises:
         FileNotFoundError: it is gone.
@@ -127,23 +141,29 @@ def examine(directory: Path) -> Entry:
         name=_fit_name(meta.name) or directory.name,
         state="durable",
         created=created,
-        own=disk_usage(directory),
+        own=own_usage(directory),
         named=meta.named,
         parent=meta.parent if is_id(meta.parent) else "",
         tags=meta.tags,
         note=meta.note or "",
         fingerprint=fingerprint(directory),
     )
+    usage: Mapping[str, Sequence[Interval]] = {}
     try:
-        with ImageReader(directory) as reader:
-            header, outcome = reader.header, reader.outcome
+        with ImageReader(directory, packs_beside(directory)) as reader:
+            header, outcome, usage = reader.header, reader.outcome, reader.usage
             facts = facts_of(header, outcome, has_document=reader.has(Document))
+            reader.check_packs()
     except ImageError as error:
         state: Stored = "future" if isinstance(error, FutureImage) else "corrupt"
-        return msgspec.structs.replace(entry, state=state, problem=error.message)
+        # One whose pack is not there now may be whole again tomorrow: it needs the others.
+        return Examined(
+            msgspec.structs.replace(entry, state=state, problem=error.message), usage
+        )
     name = _fit_name(meta.name) or _fit_name(header.name) or entry.name
     note = header.note if meta.note is None else meta.note
-    return msgspec.structs.replace(entry, name=name, note=note, **facts)
+    entry = msgspec.structs.replace(entry, name=name, note=note, **facts)
+    return Examined(entry, usage)
 
 
 def _fit_name(name: str) -> str:
@@ -154,26 +174,36 @@ def _fit_name(name: str) -> str:
 
 
 def fingerprint(directory: Path) -> str:
-    """Changes when an image does; costs two stat(2)."""
+    """Changes when an image does, or the pack that was written with it; costs three
+    stat(2)."""
+    # Of thousands: pathlib would take several times as long as stat(2).
+    place, id_ = os.path.split(directory)
+    pack = f"{os.path.dirname(place)}/{PACKS}/{id_}"
     words = []
-    for name in (MANIFEST, PAGES):
+    for path in (f"{place}/{id_}/{MANIFEST}", *(pack + suffix for suffix in SUFFIXES)):
         try:
-            # Of thousands: put together without pathlib, which takes longer than stat(2).
-            status = os.stat(f"{directory}/{name}", follow_symlinks=False)
+            status = os.stat(path, follow_symlinks=False)
             words.append(f"{status.st_size}:{status.st_mtime_ns}")
         except OSError:
             words.append("none")
     return " ".join(words)
 
 
-def disk_usage(directory: Path) -> int:
-    """Bytes on disk of all files in a directory."""
+def own_usage(directory: Path) -> int:
+    """Bytes on disk of a snapshot and of the pack that was written with it."""
+    pack = pack_files(packs_beside(directory), directory.name)
+    with suppress(OSError):
+        return disk_usage(*pack, *directory.iterdir())
+    return disk_usage(*pack)
+
+
+def disk_usage(*files: Path) -> int:
+    """Bytes on disk of those files that there are."""
     total = 0
-    with suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
-            with suppress(OSError):
-                # In units of 512 bytes whatever the file system is (inode(7)).
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
+    for path in files:
+        with suppress(OSError):
+            # In units of 512 bytes whatever the file system is (inode(7)).
+            total += path.lstat().st_blocks * 512
     return total
 
 

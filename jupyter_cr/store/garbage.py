@@ -12,12 +12,14 @@ from pathlib import Path
 
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
-from jupyter_cr.image.writer import MANIFEST
+from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import UNFINISHED, Entry, disk_usage, examine
+from jupyter_cr.store.layout import SNAPSHOTS
 from jupyter_cr.store.lease import LEASE, Lease, is_held
 from jupyter_cr.store.meta import write_meta
-from jupyter_cr.store.scan import SNAPSHOTS, adopt, iter_directories
+from jupyter_cr.store.packs import add_packs, collect_packs, idle_packs
+from jupyter_cr.store.scan import adopt, iter_directories
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Freed
 from jupyter_cr.store.twins import end_twins
@@ -26,8 +28,8 @@ __all__ = ["are_unattended", "clean", "collect", "delete", "delete_removed", "fo
 
 
 def delete(directory: Path) -> int | None:
-    """Delete a snapshot, end its twins, and say how many bytes that gave back; None if
-    somebody writes or reads it. One that is gone has given back nothing.
+    """Delete a snapshot, but for its pages, end its twins, and say how many bytes that
+    gave back; None if somebody writes or reads it. One that is gone has given back nothing.
 
     Raises:
         StorageError: the store is not writable.
@@ -38,7 +40,7 @@ def delete(directory: Path) -> int | None:
     if lease is None:
         return None if os.path.lexists(directory) else 0
     with lease, storage_errors(directory):
-        size = disk_usage(directory)
+        size = disk_usage(*directory.iterdir())
         end_twins(directory)
         _delete_content(directory)
     return size
@@ -93,7 +95,16 @@ def delete_removed(
     Raises:
         StorageError: the store is not writable.
     """
-    total, gone, held = 0, [], []
+    total = 0
+    gone: list[str] = []
+    held: list[str] = []
+    packs: set[str] = set()
+
+    def delete_rows(session: Session) -> None:
+        packs.update(session.packs.used_by(gone))
+        for id_ in gone:
+            session.delete(id_)
+
     try:
         for entry in entries:
             directory = root / SNAPSHOTS / entry.id
@@ -106,13 +117,8 @@ def delete_removed(
                 gone.append(entry.id)
     finally:
         if gone:
-            catalogue.write(lambda session: _delete_rows(session, gone))
-    return total, held
-
-
-def _delete_rows(session: Session, ids: Iterable[str]) -> None:
-    for id_ in ids:
-        session.delete(id_)
+            catalogue.write(delete_rows)
+    return total + collect_packs(catalogue, root, packs), held
 
 
 def _mark_removed(catalogue: Catalogue, directory: Path) -> None:
@@ -153,7 +159,7 @@ def _settle(catalogue: Catalogue, root: Path, entry: Entry) -> bool:
         return False
     try:
         if (directory / MANIFEST).exists():
-            catalogue.write(lambda session: _finish(session, entry.id, directory))
+            catalogue.write(lambda session: _finish(session, root, entry.id, directory))
             return False
         catalogue.write(lambda session: _give_up(session, root, entry.id))
         return True
@@ -167,15 +173,17 @@ def _give_up(session: Session, root: Path, id_: str) -> None:
         forget(session, root, [now])
 
 
-def _finish(session: Session, id_: str, directory: Path) -> None:
+def _finish(session: Session, root: Path, id_: str, directory: Path) -> None:
     """Its writer died when all was there, and before it could say so."""
     now = session.get(id_)
     if now is None or now.state not in UNFINISHED:
         return
-    found = examine(directory)
+    found, usage = examine(directory)
     # What the catalogue knows better is left as it is.
     known = ("id", "name", "named", "parent", "tags")
     fields = {f: getattr(found, f) for f in Entry.__struct_fields__ if f not in known}
+    add_packs(session, root, [id_])
+    fields["shared"] = session.packs.use(id_, usage)
     session.update(id_, **fields)
     if found.kernel_id:
         session.set_position(found.kernel_id, id_)
@@ -203,6 +211,7 @@ def collect(catalogue: Catalogue, root: Path) -> Freed:
         there = {directory.name: directory for directory in iter_directories(root)}
         for id_ in sorted(there.keys() - known):
             if (there[id_] / MANIFEST).exists():
+                add_packs(session, root, [id_])
                 with suppress(FileNotFoundError):
                     found.append(adopt(session, examine(there[id_])).name or id_)
             else:
@@ -221,4 +230,6 @@ def collect(catalogue: Catalogue, root: Path) -> Freed:
         if size is not None:
             total += size
             names.append(directory.name)
+    packs = catalogue.read(lambda session: idle_packs(session, root))
+    total += collect_packs(catalogue, root, packs)
     return Freed(bytes=total, names=tuple(names), held=freed.held, found=tuple(found))

@@ -53,6 +53,11 @@ class Lease:
         return cls._locked(fd, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @classmethod
+    def none(cls) -> Lease:
+        """One that is not held."""
+        return cls(-1)
+
+    @classmethod
     def read(cls, directory: Path) -> Lease | None:
         """Hold a snapshot's lease with others; waits for whoever holds it alone. None if
         the snapshot is gone."""
@@ -62,7 +67,7 @@ class Lease:
             fd = os.open(path, flags, 0o600)
         except OSError:
             # Where nothing can be written, nothing can be deleted.
-            return cls(-1) if directory.is_dir() else None
+            return cls.none() if directory.is_dir() else None
         return cls._locked(fd, path, fcntl.LOCK_SH)._unless_gone(path)
 
     @classmethod

@@ -14,12 +14,12 @@ from jupyter_cr.store.entry import (
     MISSING,
     UNFINISHED,
     Entry,
-    disk_usage,
     examine,
     fingerprint,
+    own_usage,
 )
+from jupyter_cr.store.layout import SNAPSHOTS
 from jupyter_cr.store.lease import is_held
-from jupyter_cr.store.scan import SNAPSHOTS
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Snapshot, State
 from jupyter_cr.store.twins import are_twins_alive
@@ -55,7 +55,7 @@ def show(
             if not is_held(directory):
                 # Whoever wrote it is dead, and nobody has cleared it yet.
                 continue
-            entry = replace(entry, own=disk_usage(directory))
+            entry = replace(entry, own=own_usage(directory))
         elif fingerprint(directory) != entry.fingerprint:
             entry = _looked_at(entry, directory)
             changed.append(entry)
@@ -69,7 +69,7 @@ def show(
 
 def _looked_at(entry: Entry, directory: Path) -> Entry:
     try:
-        found = examine(directory)
+        found = examine(directory).entry
     except FileNotFoundError:
         problem = f"Its directory {directory} is gone."
         return replace(entry, state="corrupt", problem=problem, own=0, fingerprint=MISSING)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from jupyter_cr.image.writer import write_beside
+from jupyter_cr.image.record_file import write_whole
 
 __all__ = ["META", "Meta", "read_meta", "write_meta"]
 
@@ -45,4 +45,4 @@ def write_meta(directory: Path, meta: Meta) -> None:
     Raises:
         StorageError: disk full, or not writable.
     """
-    write_beside(directory, META, msgspec.json.encode(meta))
+    write_whole(directory / META, msgspec.json.encode(meta), durable=False)

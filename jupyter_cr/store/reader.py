@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jupyter_cr.image import ImageReader
+from jupyter_cr.store.layout import packs_beside
 from jupyter_cr.store.lease import Lease
 
 __all__ = ["StoredReader"]
@@ -31,7 +32,7 @@ class StoredReader(ImageReader):
         self._lease = lease
         self._closed = closed
         try:
-            super().__init__(directory)
+            super().__init__(directory, packs_beside(directory))
         except BaseException:
             lease.release()
             raise

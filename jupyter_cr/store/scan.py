@@ -9,16 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from jupyter_cr.errors import StorageError
-from jupyter_cr.image.writer import MANIFEST
-from jupyter_cr.store.entry import Entry, examine, is_id, new_id
+from jupyter_cr.image.reader import MANIFEST
+from jupyter_cr.store.entry import Entry, Examined, examine, is_id
+from jupyter_cr.store.layout import SNAPSHOTS
 from jupyter_cr.store.lease import is_held
-from jupyter_cr.store.meta import Meta, read_meta, write_meta
+from jupyter_cr.store.meta import read_meta
+from jupyter_cr.store.packs import add_packs
 from jupyter_cr.store.session import Session
 
-__all__ = ["SNAPSHOTS", "adopt", "fill", "is_empty", "iter_directories"]
-
-SNAPSHOTS = "snapshots"
+__all__ = ["adopt", "fill", "is_empty", "iter_directories"]
 
 
 def iter_directories(root: Path) -> Iterator[Path]:
@@ -35,70 +34,43 @@ def iter_directories(root: Path) -> Iterator[Path]:
 
 def is_empty(root: Path) -> bool:
     """Whether there is nothing that a catalogue could tell of."""
-    return not (root / SNAPSHOTS).is_dir() and not _find_old(root)
+    return not (root / SNAPSHOTS).is_dir()
 
 
-def fill(root: Path, session: Session, may_change: bool) -> None:
-    """Tell an empty catalogue what the directories say.
-
-    Args:
-        may_change: bring snapshots of before there was a catalogue to their place.
-    """
-    if may_change:
-        _move_old(root)
-    entries = []
+def fill(root: Path, session: Session) -> None:
+    """Tell an empty catalogue what the directories say."""
+    add_packs(session, root)
+    found = []
     for directory in iter_directories(root):
         with suppress(FileNotFoundError):
-            entries.append(_found(directory))
-    for entry in sorted(entries, key=lambda entry: (entry.created, entry.id)):
-        adopt(session, entry)
+            found.append(_found(directory))
+    for one in sorted(found, key=lambda one: (one.entry.created, one.entry.id)):
+        adopt(session, one)
     session.guess_positions()
 
 
-def _found(directory: Path) -> Entry:
-    entry = examine(directory)
+def _found(directory: Path) -> Examined:
+    entry, usage = examine(directory)
     if read_meta(directory).removed:
-        return msgspec.structs.replace(entry, state="removed", name=None)
-    if is_held(directory) or not (directory / MANIFEST).exists():
+        entry = msgspec.structs.replace(entry, state="removed", name=None)
+    elif is_held(directory) or not (directory / MANIFEST).exists():
         # Being written; or it was, and nobody does any more: then it is cleared.
-        return msgspec.structs.replace(entry, state="saving", saved=0.0, problem="")
-    return entry
+        entry = msgspec.structs.replace(entry, state="saving", saved=0.0, problem="")
+    return Examined(entry, usage)
 
 
-def adopt(session: Session, entry: Entry) -> Entry:
+def adopt(session: Session, found: Examined) -> Entry:
     """Add a snapshot to the catalogue, under another name where its own is taken."""
+    entry, usage = found
     if entry.name is not None:
         name, number = entry.name, 1
         while session.find(name) is not None:
             number += 1
             name = f"{entry.name[:100]}-{number}"
         entry = msgspec.structs.replace(entry, name=name)
-    session.insert(entry)
+    shared = session.packs.use(entry.id, usage)
+    session.insert(msgspec.structs.replace(entry, shared=shared))
+    if entry.state in ("saving", "future"):
+        # There is no telling what it needs.
+        session.packs.claim(entry.id, session.packs.names())
     return entry
-
-
-def _find_old(root: Path) -> list[Path]:
-    """Snapshots of before there was a catalogue, which were ``ROOT/NAME``."""
-    found = []
-    with suppress(OSError), os.scandir(root) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if (
-                entry.name[0] != "."
-                and entry.name != SNAPSHOTS
-                and entry.is_dir(follow_symlinks=False)
-                and (path / MANIFEST).is_file()
-            ):
-                found.append(path)
-    return found
-
-
-def _move_old(root: Path) -> None:
-    for path in _find_old(root):
-        with suppress(OSError, StorageError):
-            (root / SNAPSHOTS).mkdir(mode=0o700, exist_ok=True)
-            note = None
-            with suppress(OSError):
-                note = (path / "note").read_text(encoding="utf-8", errors="replace")
-            write_meta(path, Meta(name=path.name, note=note))
-            path.rename(root / SNAPSHOTS / new_id())

@@ -11,6 +11,7 @@ import msgspec
 
 from jupyter_cr.errors import NameTaken
 from jupyter_cr.store.entry import Entry
+from jupyter_cr.store.pack_table import PACK_SCHEMA, PackTable
 
 __all__ = ["SCHEMA", "VERSION", "DamagedError", "Session"]
 
@@ -32,6 +33,7 @@ CREATE INDEX by_path ON snapshots (path, created);
 CREATE INDEX by_state ON snapshots (state);
 CREATE INDEX by_parent ON snapshots (parent);
 CREATE TABLE positions (kernel_id TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
+{PACK_SCHEMA}
 PRAGMA user_version = {VERSION};
 """
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM snapshots"
@@ -46,6 +48,7 @@ class Session:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._execute = connection.execute
+        self.packs = PackTable(connection.execute)
 
     def find(self, name: str) -> Entry | None:
         """The snapshot of that name."""
@@ -132,8 +135,9 @@ class Session:
             self._execute(f"UPDATE snapshots SET {changes} WHERE id = ?", [*values, id_])
 
     def delete(self, id_: str) -> None:
-        """Forget one."""
+        """Forget one, and what it needs."""
         self._execute("DELETE FROM snapshots WHERE id = ?", (id_,))
+        self.packs.release(id_)
 
     def position(self, kernel_id: str) -> str:
         """Id of the snapshot that a kernel last was at; empty if of none."""

@@ -17,11 +17,14 @@ from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StorageError, StoreBusy
 from jupyter_cr.store import garbage, scan
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import UNFINISHED, Entry, fingerprint, new_id
+from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
 from jupyter_cr.store.meta import write_meta
 from jupyter_cr.store.names import check_name, check_tag, suggest_name
+from jupyter_cr.store.packs import read_seed
 from jupyter_cr.store.reader import StoredReader
+from jupyter_cr.store.reserve import keep_room, with_room
 from jupyter_cr.store.retention import Policy, parse_policy
 from jupyter_cr.store.root import prepare_root, store_root
 from jupyter_cr.store.session import Session
@@ -58,7 +61,7 @@ class Store:
         self.root = root if root is not None else store_root()
         self._catalogue = Catalogue(
             self.root,
-            lambda session, may_change: scan.fill(self.root, session, may_change),
+            lambda session: scan.fill(self.root, session),
             lambda: scan.is_empty(self.root),
         )
 
@@ -189,7 +192,12 @@ class Store:
     # Writing and reading
 
     def create(
-        self, name: str, *, parent: str | None = None, named: bool = True
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        named: bool = True,
+        base: StoredReader | None = None,
     ) -> StoredWriter:
         """Begin a snapshot; its name is taken from now on. What earlier runs that were
         killed left behind is cleared.
@@ -197,6 +205,7 @@ class Store:
         Args:
             parent: the snapshot that its kernel is at, if at one.
             named: whether somebody asked for the name, or it was made up.
+            base: a snapshot with which it has much in common; stays the caller's.
 
         Raises:
             UsageError: not a name.
@@ -206,9 +215,11 @@ class Store:
         check_name(name)
         prepare_root(self.root)
         self.clean()
-        snapshots = self.root / scan.SNAPSHOTS
-        with storage_errors(snapshots):
-            snapshots.mkdir(mode=0o700, exist_ok=True)
+        for part in (SNAPSHOTS, PACKS):
+            with storage_errors(self.root / part):
+                (self.root / part).mkdir(mode=0o700, exist_ok=True)
+        keep_room(self.root)
+        seed = read_seed(self.root)
         directory = self._directory(new_id())
         made: list[Lease] = []
 
@@ -229,7 +240,9 @@ class Store:
 
         try:
             entry = self._catalogue.write(begin)
-            return StoredWriter(self._catalogue, entry, directory, made[-1])
+            return StoredWriter(
+                self._catalogue, entry, directory, made[-1], seed=seed, base=base
+            )
         except BaseException:
             for lease in made:
                 lease.release()
@@ -254,9 +267,12 @@ class Store:
         """
         self._clean_unattended()
         entry = self._catalogue.read(lambda session: self._required(session, name))
-        if entry.state in UNFINISHED:
+        if entry.state == "saving":
             raise _still_saved(entry)
         directory = self._directory(entry.id)
+        if entry.state == "live":
+            # Its writer has the lease, and until that is done nobody may remove it.
+            return StoredReader(directory, name, Lease.none(), lambda: None)
         lease = Lease.read(directory)
         # Between the two, it may have been removed.
         now = self._catalogue.read(lambda session: session.get(entry.id))
@@ -397,19 +413,10 @@ class Store:
             garbage.forget(session, self.root, entries)
             return entries
 
-        early = 0
-        try:
-            entries = self._catalogue.write(forget)
-        except StorageError as error:
-            if isinstance(error, StoreBusy):
-                raise
-            # On a full disk, nothing can be written before there is room.
-            entries = self._catalogue.read(find)
-            early = sum(garbage.delete(self._directory(e.id)) or 0 for e in entries)
-            entries = self._catalogue.write(forget)
+        entries = with_room(self.root, lambda: self._catalogue.write(forget))
         freed, held = garbage.delete_removed(self._catalogue, self.root, entries)
         return Freed(
-            bytes=early + freed,
+            bytes=freed,
             names=tuple(entry.name or "" for entry in entries),
             held=tuple(entry.name or "" for entry in entries if entry.id in held),
         )
@@ -455,7 +462,7 @@ class Store:
     def clean(self) -> Freed:
         """Clear what killed processes have left: snapshots that were not whole yet, with
         their twins, and removed ones."""
-        return garbage.clean(self._catalogue, self.root)
+        return with_room(self.root, lambda: garbage.clean(self._catalogue, self.root))
 
     def _clean_unattended(self) -> None:
         """What has no writer any more is no snapshot in the making: nobody is to see it."""
@@ -471,7 +478,7 @@ class Store:
         if not self.root.exists():
             return Freed()
         prepare_root(self.root)
-        return garbage.collect(self._catalogue, self.root)
+        return with_room(self.root, lambda: garbage.collect(self._catalogue, self.root))
 
     def rebuild(self) -> None:
         """Make the catalogue anew from what lies beside the images."""
@@ -505,7 +512,7 @@ class Store:
     # Helpers
 
     def _directory(self, id_: str) -> Path:
-        return self.root / scan.SNAPSHOTS / id_
+        return self.root / SNAPSHOTS / id_
 
     def _required(self, session: Session, name: str) -> Entry:
         entry = session.find(name)

@@ -3,7 +3,6 @@ says how far it is."""
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +10,15 @@ from types import TracebackType
 
 import msgspec
 
-from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
 from jupyter_cr.image import Document, Header, ImageWriter, Outcome
+from jupyter_cr.image.record_file import sync_directory
 from jupyter_cr.store.catalogue import Catalogue
-from jupyter_cr.store.entry import Entry, disk_usage, facts_of, fingerprint
+from jupyter_cr.store.entry import Entry, facts_of, fingerprint, own_usage
+from jupyter_cr.store.layout import packs_beside
 from jupyter_cr.store.lease import Lease
+from jupyter_cr.store.packs import FoundPacks
+from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.twins import end_twins
 
@@ -33,13 +35,22 @@ class StoredWriter(ImageWriter):
         catalogue: has `entry` already.
         directory: the snapshot's, empty but for what the store has in it.
         lease: of the directory, held alone; given up at the end.
+        seed: the store's, for hashes of pages.
+        base: a snapshot with which it has much in common.
 
     Raises:
         StorageError: it cannot be written to.
     """
 
     def __init__(
-        self, catalogue: Catalogue, entry: Entry, directory: Path, lease: Lease
+        self,
+        catalogue: Catalogue,
+        entry: Entry,
+        directory: Path,
+        lease: Lease,
+        *,
+        seed: int,
+        base: StoredReader | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._entry = entry
@@ -48,7 +59,10 @@ class StoredWriter(ImageWriter):
         self._outcome: Outcome | None = None
         self._has_document = False
         self._shown_at = 0.0
-        super().__init__(directory)
+        self._is_told = False
+        packs = packs_beside(directory)
+        known = FoundPacks(catalogue, entry.id)
+        super().__init__(directory, packs, seed=seed, base=base, known=known)
 
     @property
     def id(self) -> str:
@@ -101,6 +115,7 @@ class StoredWriter(ImageWriter):
         Raises:
             StorageError: the store is not writable any more.
         """
+        super().publish()
 
         def publish(session: Session) -> None:
             session.update(self.id, state="live", **self._facts())
@@ -118,22 +133,32 @@ class StoredWriter(ImageWriter):
             StorageError: disk full, or not writable any more.
         """
         super().commit(durable)
-        try:
-            if durable:
-                with storage_errors(self.directory.parent):
-                    _sync_directory(self.directory.parent)
-            self._catalogue.write(self._conclude)
-        except BaseException:
-            self._committed = False
-            raise
+        if durable:
+            sync_directory(self.directory.parent)
+        self._catalogue.write(self._conclude)
+        self._is_told = True
         self._lease.share()
 
+    @property
+    def committed(self) -> bool:
+        """Whether it is there for everybody."""
+        return self._is_told
+
     def _conclude(self, session: Session) -> None:
+        if self.pack_pages:
+            session.packs.add(
+                self.id,
+                pages=self.pack_pages,
+                stored=self.pack_stored,
+                samples=self.samples,
+            )
+        shared = session.packs.use(self.id, self.usage)
         session.update(
             self.id,
             state="durable",
             saved=1.0,
-            own=disk_usage(self.directory),
+            own=own_usage(self.directory),
+            shared=shared,
             fingerprint=fingerprint(self.directory),
             **self._facts(),
         )
@@ -154,11 +179,3 @@ class StoredWriter(ImageWriter):
         # What cannot be written now is found by the next run.
         with suppress(StorageError):
             self._catalogue.write(lambda session: session.delete(self.id))
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -45,6 +45,11 @@ class Bench:
         with Store(self.home / "store") as store:
             return store.path(name)
 
+    def pack(self, name: str) -> Path:
+        """The pack that was written with it."""
+        directory = self.snapshot(name)
+        return directory.parent.parent / "packs" / f"{directory.name}.pack"
+
     def new_connection_file(self) -> Path:
         """A path for a fork's."""
         return self.home / f"kernel-{uuid.uuid4()}.json"
@@ -291,7 +296,7 @@ def _fork_samples(
 def _measure_cold_fork(bench: Bench, workload: Workload, kernel: Kernel) -> None:
     taken = cr("checkpoint", str(kernel.connection_file), "--name", "cold")
     samples, _ = _fork_samples(bench, workload, kernel, "cold")
-    pages = median([plain_pread_ms(bench.snapshot("cold") / "pages") for _ in range(3)])
+    pages = median([plain_pread_ms(bench.pack("cold")) for _ in range(3)])
     bench.figures.add(
         Figure(
             name="cold fork, command to first answer",
@@ -363,7 +368,7 @@ def _twins(directory: Path) -> list[int]:
 
 def _measure_restore(bench: Bench, workload: Workload, kernel: Kernel) -> None:
     cr("checkpoint", str(kernel.connection_file), "--name", "restore")
-    path = bench.snapshot("restore") / "pages"
+    path = bench.pack("restore")
     huge = anon_huge(kernel.pid)
     gather = median(_ask(kernel, _GATHER, bench.repeat)) if workload.size else 0.0
     engine, answers, reads = [], [], []

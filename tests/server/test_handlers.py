@@ -434,7 +434,7 @@ def test_a_server_stops_after_a_kernel_that_did_not_start(tmp_path: Path) -> Non
         kernel = server.start_kernel()
         server.do(f"kernels/{kernel}/checkpoint", name="one")
         store = Path(server.user.environment["JUPYTER_CR_HOME"])
-        (path,) = store.glob("snapshots/*/pages")
+        (path,) = store.glob("packs/*.pack")
         with path.open("r+b") as pages:
             pages.write(b"damaged")
         problem = server.fail("snapshots/one/fork")

@@ -224,7 +224,7 @@ def test_it_cannot_be_resumed(server: Server) -> None:
     server.front_end(kernel_id).run("x = 41")
     name = hibernate(server, kernel_id)
     home = Path(server.user.environment["JUPYTER_CR_HOME"])
-    (stored,) = home.glob("snapshots/*/pages")
+    (stored,) = home.glob("packs/*.pack")
     with stored.open("r+b") as pages:
         was = pages.read(7)
         pages.seek(0)

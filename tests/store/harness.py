@@ -38,12 +38,23 @@ def header(
     )
 
 
-def fill(writer: ImageWriter, head: Header, pages: bytes = b"p" * 5000) -> None:
+SIZE = 8192
+"""Bytes of memory in a snapshot, unless something else is said."""
+
+
+def pack_of(directory: Path) -> Path:
+    """Where the pages are that a snapshot was the first to have."""
+    return directory.parent.parent / "packs" / f"{directory.name}.pack"
+
+
+def fill(writer: ImageWriter, head: Header, pages: bytes | None = None) -> None:
     """Write all that a snapshot has; it is not committed."""
+    if pages is None:
+        pages = os.urandom(SIZE)
     writer.add(head)
     if head.kernel.kernel_id:
         writer.add(Document(content=b"{}"))
-    os.pwrite(writer.pages_fd, pages, 0)
+    writer.append(pages)
     processes = (ProcessOutcome(77, "python3", 3, 10, len(pages)),)
     writer.add(
         Outcome(downtime_ms=9.5, elapsed_ms=50, bytes=len(pages), processes=processes)
@@ -59,7 +70,7 @@ def take(
     automatic: str = "",
     named: bool = True,
     parent: str | None = None,
-    pages: bytes = b"p" * 5000,
+    pages: bytes | None = None,
 ) -> Path:
     """Its directory."""
     with store.create(name, parent=parent, named=named) as writer:

@@ -192,28 +192,6 @@ def test_it_is_made_anew_while_snapshots_are_written_and_removed(store: Store) -
     assert directories(store) == [store.path("written")]
 
 
-def test_snapshots_of_before_there_was_a_catalogue(store: Store) -> None:
-    directory = take(store, "a name")
-    store.close()
-    shutil.move(directory, store.root / "a name")
-    for name in ("meta", "lease"):
-        (store.root / "a name" / name).unlink()
-    (store.root / "a name" / "note").write_text("changed")
-    shutil.rmtree(store.root / "snapshots")
-    for path in store.root.glob("catalogue*"):
-        path.unlink()
-    (store.root / "something else").mkdir()
-    with Store(store.root) as other:
-        (snapshot,) = other.list()
-        assert (snapshot.name, snapshot.state, snapshot.note) == (
-            "a name",
-            "durable",
-            "changed",
-        )
-        other.remove(["a name"])
-    assert "something else" in os.listdir(store.root)
-
-
 HOLD = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)

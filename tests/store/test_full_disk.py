@@ -19,10 +19,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """On 4 MiB."""
+    """On 24 MiB."""
     root = tmp_path / "store"
     root.mkdir(mode=0o700)
-    options = ["-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(root)]
+    options = ["-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", str(root)]
     if subprocess.run(["mount", *options], capture_output=True).returncode:
         pytest.skip("mount is not permitted here")
     try:
@@ -30,10 +30,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
             yield store
     finally:
         subprocess.run(["umount", "--lazy", str(root)], check=True)
-
-
-BIG = bytes(range(256)) * 1024
-"""What is removed has to be more than a note that it was."""
 
 
 def leave_no_room(store: Store) -> Path:
@@ -47,7 +43,7 @@ def leave_no_room(store: Store) -> Path:
 def test_a_snapshot_that_does_not_fit(store: Store) -> None:
     take(store, "one")
     with pytest.raises(StorageError) as caught:
-        take(store, "two", pages=bytes(range(256)) * (20 << 10))
+        take(store, "two", pages=os.urandom(30 << 20))
     assert "jupyter cr rm" in caught.value.hint
     assert [(s.name, s.state) for s in store.list()] == [("one", "durable")]
     assert directories(store) == [store.path("one")]
@@ -55,7 +51,7 @@ def test_a_snapshot_that_does_not_fit(store: Store) -> None:
 
 
 def test_no_room_at_all(store: Store) -> None:
-    take(store, "one", kernel_id="kernel", pages=BIG)
+    take(store, "one", kernel_id="kernel")
     take(store, "two")
     leave_no_room(store)
     for change in (
@@ -80,7 +76,7 @@ def test_no_room_at_all(store: Store) -> None:
 
 def test_no_room_for_one_who_comes_new(store: Store) -> None:
     """Not even for what SQLite wants beside its file."""
-    take(store, "one", kernel_id="kernel", pages=BIG)
+    take(store, "one", kernel_id="kernel")
     take(store, "two")
     store.close()
     assert not list(store.root.glob("*-wal"))
@@ -118,12 +114,15 @@ def test_no_room_for_making_it_anew(store: Store) -> None:
 
 
 WRITE = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from jupyter_cr.store import Store
 from tests.store.harness import fill, header
 writer = Store(Path(sys.argv[1])).create("killed")
-fill(writer, header("killed"), os.urandom(1 << 20))
+fill(writer, header("killed"), os.urandom(12 << 20))
+pack = Path(sys.argv[1]) / "packs" / f"{writer.id}.pack"
+while pack.stat().st_size < 1 << 20:
+    time.sleep(0.01)
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -14,6 +14,7 @@ import pytest
 from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StoreBusy
 from jupyter_cr.store import Store
 from tests.store.harness import (
+    SIZE,
     directories,
     fill,
     header,
@@ -129,7 +130,7 @@ def test_what_was_whole_when_its_writer_was_killed_is_kept(store: Store) -> None
         "above",
         "a note",
     )
-    assert (snapshot.saved, snapshot.processes, snapshot.logical) == (1.0, 1, 5000)
+    assert (snapshot.saved, snapshot.processes, snapshot.logical) == (1.0, 1, SIZE)
     with store.open("one") as reader:
         reader.verify_pages()
 

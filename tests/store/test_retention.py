@@ -12,7 +12,7 @@ from jupyter_cr.errors import UsageError
 from jupyter_cr.store import Snapshot, Store
 from jupyter_cr.store.retention import parse_policy
 from jupyter_cr.store.snapshot import HIBERNATED
-from tests.store.harness import take, twins_of
+from tests.store.harness import pack_of, take, twins_of
 
 NOW = datetime(2026, 3, 20, 12, 30, tzinfo=timezone.utc)
 
@@ -161,7 +161,7 @@ def test_what_is_never_pruned(store: Store, sleeper: subprocess.Popen[bytes]) ->
     take(store, "read")
     take(store, "hibernates", automatic=HIBERNATED)
     (take(store, "warm") / "twins").write_bytes(twins_of(sleeper.pid))
-    (take(store, "damaged") / "pages").write_bytes(b"")
+    pack_of(take(store, "damaged")).write_bytes(b"")
     take(store, "other")
     with store.create("saved"), store.open("read"):
         pruned = store.prune("nothing")
