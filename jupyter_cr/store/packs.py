@@ -134,6 +134,10 @@ def collect_packs(catalogue: Catalogue, root: Path, names: Iterable[str]) -> int
     def decide(session: Session) -> None:
         plan.clear()
         for name in wanted:
+            entry = session.get(name)
+            if entry is not None and entry.state in UNFINISHED:
+                # Begun since it was looked for: nobody knows of it yet.
+                continue
             needed = session.packs.needed(name)
             if needed is not None:
                 session.packs.hide(name)
