@@ -35,6 +35,7 @@ from jupyter_cr.tracer.libc import fallocate_punch
 __all__ = [
     "BLOCK_PAGES",
     "HASH_BYTES",
+    "SUFFIXES",
     "Block",
     "Pack",
     "PackBlocks",
@@ -44,6 +45,9 @@ __all__ = [
     "is_sample",
     "pack_files",
 ]
+
+SUFFIXES = (".pack", ".index")
+"""Of a pack's two files."""
 
 BLOCK_PAGES = 32
 """Pages in a block; the last block may have fewer. Larger ones pack little better, and a
@@ -89,7 +93,8 @@ class Block(NamedTuple):
 
 def pack_files(directory: Path, name: str) -> tuple[Path, Path]:
     """The data and the index of a pack."""
-    return directory / f"{name}.pack", directory / f"{name}.index"
+    data, index = SUFFIXES
+    return directory / f"{name}{data}", directory / f"{name}{index}"
 
 
 def is_sample(digest: bytes) -> bool:

@@ -3,6 +3,7 @@
 ::
 
     ROOT/catalogue.sqlite     names, notes, tags, lineage, sizes, states: `catalogue`
+    ROOT/reserve              room, so that on a full disk something can go: `reserve`
     ROOT/lock                 held while the catalogue is written, or made anew: `catalogue`
     ROOT/snapshots/ID/        one snapshot; ID is 16 hexadecimal digits, and means nothing
         manifest, pages       the image: `jupyter_cr.image`

@@ -72,27 +72,19 @@ class Catalogue:
         except FileNotFoundError:
             return self._in_memory(work, with_content=False)
         with self._mutex:
-            return self._until_sound(lambda: self._read(work))
+            try:
+                return self._until_sound(lambda: self._read(work))
+            except _UnwritableError:
+                # Not even what reading needs can be written.
+                self.close()
+                return self._immutable(work)
 
     def _read(self, work: Callable[[Session], T]) -> T:
         if self._is_missing():
             if self._is_empty():
                 return self._in_memory(work, with_content=False)
-            if not os.access(self._root, os.W_OK | os.X_OK):
-                return self._in_memory(work)
             self._make()
-        try:
-            connection = self._connect()
-            return _run(connection, "BEGIN", work, self._path)
-        except _UnreadableError:
-            # Nothing can be written here, not even what reading needs.
-            self.close()
-            return self._immutable(work)
-        except DamagedError:
-            if os.access(self._root, os.W_OK | os.X_OK):
-                raise
-            self.close()
-            return self._in_memory(work)
+        return _run(self._connect(), "BEGIN", work, self._path)
 
     def write(self, work: Callable[[Session], T], *, patient: bool = True) -> T:
         """Do what changes the catalogue, alone and whole, or not at all. What `work` does
@@ -113,17 +105,8 @@ class Catalogue:
     def _writable(self) -> Iterator[None]:
         try:
             yield
-        except _FullError as error:
-            raise StorageError(
-                f"Cannot write {self._path}: No space left on device.",
-                "Make room there (`jupyter cr list`, `jupyter cr rm NAME`), or let "
-                "JUPYTER_CR_HOME name a directory on a larger disk.",
-            ) from error
-        except _UnreadableError as error:
-            raise StorageError(
-                f"Cannot write {self._path}: {error}.",
-                "Make it writable, or let JUPYTER_CR_HOME name a directory that is.",
-            ) from error
+        except _UnwritableError as error:
+            raise error.told_of(self._path) from error
 
     def _write(self, work: Callable[[Session], T], patient: bool) -> T:
         if self._is_missing():
@@ -231,26 +214,47 @@ class Catalogue:
 
     def _make(self, instead_of: tuple[int, int] = (0, 0)) -> None:
         """Make a new one, unless somebody else has meanwhile."""
-        with lock_file(self._root / _LOCK, alone=True), _storage_errors(self._path):
-            if self._inode() not in ((0, 0), instead_of):
-                return
-            self.close()
-            new = self._root / f"{CATALOGUE}.new"
-            for suffix in ("", "-journal"):
-                Path(f"{new}{suffix}").unlink(missing_ok=True)
-            os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            connection = sqlite3.connect(new, isolation_level=None)
-            try:
-                connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-                _run(connection, "BEGIN IMMEDIATE", self._fill, new)
-                if not is_remote(self._root):
-                    connection.execute("PRAGMA journal_mode = WAL")
-            finally:
-                connection.close()
-            # They belong to the old one, and would be taken for the new one's.
-            for suffix in ("-wal", "-shm", "-journal"):
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-            new.rename(self._path)
+        try:
+            lock = lock_file(self._root / _LOCK, alone=True)
+            with lock, _storage_errors(self._path):
+                if self._inode() not in ((0, 0), instead_of):
+                    return
+                self.close()
+                self._replace()
+        except StorageError as error:
+            raise _UnwritableError(error) from error
+
+    def _replace(self) -> None:
+        new = self._delete_unfinished()
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(new, isolation_level=None)
+        try:
+            connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            _run(connection, "BEGIN IMMEDIATE", self._fill, new)
+            if not is_remote(self._root):
+                connection.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+        # They belong to the old one, and would be taken for the new one's.
+        for suffix in ("-wal", "-shm", "-journal"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        new.rename(self._path)
+
+    def _delete_unfinished(self) -> Path:
+        """Where a new one is made: somebody may have been killed while he did that."""
+        new = self._root / f"{CATALOGUE}.new"
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            Path(f"{new}{suffix}").unlink(missing_ok=True)
+        return new
+
+    def tidy(self) -> None:
+        """Delete what was killed in the making.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        with lock_file(self._root / _LOCK, alone=True), storage_errors(self._root):
+            self._delete_unfinished()
 
     def _in_memory(self, work: Callable[[Session], T], *, with_content: bool = True) -> T:
         connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -270,13 +274,13 @@ class Catalogue:
         try:
             is_whole = not wal.exists() or not wal.stat().st_size
             if is_whole:
-                uri = f"{self._path.as_uri()}?immutable=1"
+                uri = f"{self._path.as_uri()}?mode=ro&immutable=1"
                 connection = sqlite3.connect(uri, uri=True, isolation_level=None)
                 try:
                     return _run(connection, "BEGIN", work, self._path)
                 finally:
                     connection.close()
-        except (DamagedError, _UnreadableError, OSError):
+        except (DamagedError, _UnwritableError, OSError, sqlite3.Error):
             pass
         return self._in_memory(work)
 
@@ -284,12 +288,31 @@ class Catalogue:
 _OTHERS: list[sqlite3.Connection] = []
 
 
-class _UnreadableError(Exception):
-    """SQLite cannot have what it needs beside the database."""
+class _UnwritableError(Exception):
+    """The catalogue cannot be written, nor what SQLite wants beside it for reading.
 
+    Args:
+        why: what a person is told, or SQLite's words.
+    """
 
-class _FullError(_UnreadableError):
-    """There is no room for it."""
+    def __init__(self, why: StorageError | str) -> None:
+        super().__init__(str(why))
+        self._why = why
+
+    def told_of(self, path: Path) -> StorageError:
+        """What a person is told."""
+        if isinstance(self._why, StorageError):
+            return self._why
+        if "full" in self._why:
+            return StorageError(
+                f"Cannot write {path}: No space left on device.",
+                "Make room there (`jupyter cr list`, `jupyter cr rm NAME`), or let "
+                "JUPYTER_CR_HOME name a directory on a larger disk.",
+            )
+        return StorageError(
+            f"Cannot write {path}: {self._why}.",
+            "Make it writable, or let JUPYTER_CR_HOME name a directory that is.",
+        )
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -354,6 +377,4 @@ def _translated(error: sqlite3.Error, path: Path) -> Exception:
         )
     if "no such" in text or "already exists" in text or "malformed" in text:
         return DamagedError(text)
-    if "full" in text:
-        return _FullError(text)
-    return _UnreadableError(text)
+    return _UnwritableError(text)

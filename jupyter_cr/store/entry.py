@@ -13,10 +13,10 @@ import msgspec
 
 from jupyter_cr.errors import FutureImage, ImageError, UsageError
 from jupyter_cr.image import Document, Header, ImageReader, Outcome
-from jupyter_cr.image.pack import pack_files
+from jupyter_cr.image.pack import SUFFIXES, pack_files
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.reader import MANIFEST
-from jupyter_cr.store.layout import packs_beside
+from jupyter_cr.store.layout import PACKS, packs_beside
 from jupyter_cr.store.meta import Meta, read_meta
 from jupyter_cr.store.names import check_name
 
@@ -148,6 +148,7 @@ def examine(directory: Path) -> Examined:
         note=meta.note or "",
         fingerprint=fingerprint(directory),
     )
+    usage: Mapping[str, Sequence[Interval]] = {}
     try:
         with ImageReader(directory, packs_beside(directory)) as reader:
             header, outcome, usage = reader.header, reader.outcome, reader.usage
@@ -155,8 +156,9 @@ def examine(directory: Path) -> Examined:
             reader.check_packs()
     except ImageError as error:
         state: Stored = "future" if isinstance(error, FutureImage) else "corrupt"
+        # One whose pack is not there now may be whole again tomorrow: it needs the others.
         return Examined(
-            msgspec.structs.replace(entry, state=state, problem=error.message), {}
+            msgspec.structs.replace(entry, state=state, problem=error.message), usage
         )
     name = _fit_name(meta.name) or _fit_name(header.name) or entry.name
     note = header.note if meta.note is None else meta.note
@@ -174,11 +176,11 @@ def _fit_name(name: str) -> str:
 def fingerprint(directory: Path) -> str:
     """Changes when an image does, or the pack that was written with it; costs three
     stat(2)."""
+    # Of thousands: pathlib would take several times as long as stat(2).
+    place, id_ = os.path.split(directory)
+    pack = f"{os.path.dirname(place)}/{PACKS}/{id_}"
     words = []
-    for path in (
-        directory / MANIFEST,
-        *pack_files(packs_beside(directory), directory.name),
-    ):
+    for path in (f"{place}/{id_}/{MANIFEST}", *(pack + suffix for suffix in SUFFIXES)):
         try:
             status = os.stat(path, follow_symlinks=False)
             words.append(f"{status.st_size}:{status.st_mtime_ns}")

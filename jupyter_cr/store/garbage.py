@@ -3,6 +3,7 @@ catalogue says that is not so."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import UNFINISHED, Entry, disk_usage, examine
 from jupyter_cr.store.layout import SNAPSHOTS
-from jupyter_cr.store.lease import Lease, is_held
+from jupyter_cr.store.lease import LEASE, Lease, is_held
 from jupyter_cr.store.meta import write_meta
 from jupyter_cr.store.packs import add_packs, collect_packs, idle_packs
 from jupyter_cr.store.scan import adopt, iter_directories
@@ -41,10 +42,26 @@ def delete(directory: Path) -> int | None:
     with lease, storage_errors(directory):
         size = disk_usage(*directory.iterdir())
         end_twins(directory)
-        # First, so that nobody takes the rest for a snapshot.
-        (directory / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(directory)
+        _delete_content(directory)
     return size
+
+
+def _delete_content(directory: Path) -> None:
+    """And the directory. Without a manifest, nobody takes the rest for a snapshot; and the
+    lease is the last to go: whoever comes in between makes a new one, and goes on here."""
+    (directory / MANIFEST).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        for path in directory.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LEASE:
+                path.unlink(missing_ok=True)
+        (directory / LEASE).unlink(missing_ok=True)
+        try:
+            directory.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
 
 
 def forget(session: Session, root: Path, entries: Iterable[Entry]) -> None:
@@ -181,6 +198,7 @@ def collect(catalogue: Catalogue, root: Path) -> Freed:
     """
     if not catalogue.is_sound():
         catalogue.rebuild()
+    catalogue.tidy()
     freed = clean(catalogue, root)
     strays: list[Path] = []
     found: list[str] = []

@@ -48,8 +48,9 @@ def show(
         names: of parents, by id.
     """
     shown, changed = [], []
+    snapshots = root / SNAPSHOTS
     for entry in entries:
-        directory = root / SNAPSHOTS / entry.id
+        directory = snapshots / entry.id
         if entry.state in UNFINISHED:
             if not is_held(directory):
                 # Whoever wrote it is dead, and nobody has cleared it yet.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import ImageError, StorageError
-from jupyter_cr.image.pack import Pack, drop_blocks, pack_files
+from jupyter_cr.image.pack import SUFFIXES, Pack, drop_blocks, pack_files
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import UNFINISHED, disk_usage
@@ -103,12 +103,9 @@ def add_packs(session: Session, root: Path, names: Iterable[str] | None = None) 
 def _names_on_disk(root: Path) -> list[str]:
     with suppress(FileNotFoundError):
         return sorted(
-            {path.stem for path in (root / PACKS).iterdir() if path.suffix in _SUFFIXES}
+            {path.stem for path in (root / PACKS).iterdir() if path.suffix in SUFFIXES}
         )
     return []
-
-
-_SUFFIXES = (".pack", ".index")
 
 
 def idle_packs(session: Session, root: Path) -> list[str]:
@@ -137,6 +134,10 @@ def collect_packs(catalogue: Catalogue, root: Path, names: Iterable[str]) -> int
     def decide(session: Session) -> None:
         plan.clear()
         for name in wanted:
+            entry = session.get(name)
+            if entry is not None and entry.state in UNFINISHED:
+                # Begun since it was looked for: nobody knows of it yet.
+                continue
             needed = session.packs.needed(name)
             if needed is not None:
                 session.packs.hide(name)

@@ -12,7 +12,6 @@ import msgspec
 from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.entry import Entry, Examined, examine, is_id
 from jupyter_cr.store.layout import SNAPSHOTS
-from jupyter_cr.store.lease import is_held
 from jupyter_cr.store.meta import read_meta
 from jupyter_cr.store.packs import add_packs
 from jupyter_cr.store.session import Session
@@ -53,8 +52,9 @@ def _found(directory: Path) -> Examined:
     entry, usage = examine(directory)
     if read_meta(directory).removed:
         entry = msgspec.structs.replace(entry, state="removed", name=None)
-    elif is_held(directory) or not (directory / MANIFEST).exists():
-        # Being written; or it was, and nobody does any more: then it is cleared.
+    elif not (directory / MANIFEST).exists():
+        # Being written; or it was, and nobody does any more: then it is cleared. Whose
+        # lease is held tells nothing: it may be by whoever only looks at it.
         entry = msgspec.structs.replace(entry, state="saving", saved=0.0, problem="")
     return Examined(entry, usage)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,10 +20,11 @@ from jupyter_cr.store.entry import UNFINISHED, Entry, fingerprint, new_id
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
-from jupyter_cr.store.meta import Meta, write_meta
+from jupyter_cr.store.meta import write_meta
 from jupyter_cr.store.names import check_name, check_tag, suggest_name
 from jupyter_cr.store.packs import read_seed
 from jupyter_cr.store.reader import StoredReader
+from jupyter_cr.store.reserve import keep_room, with_room
 from jupyter_cr.store.retention import Policy, parse_policy
 from jupyter_cr.store.root import prepare_root, store_root
 from jupyter_cr.store.session import Session
@@ -217,14 +218,15 @@ class Store:
         for part in (SNAPSHOTS, PACKS):
             with storage_errors(self.root / part):
                 (self.root / part).mkdir(mode=0o700, exist_ok=True)
+        keep_room(self.root)
         seed = read_seed(self.root)
-        id_ = new_id()
-        directory = self._directory(id_)
+        directory = self._directory(new_id())
+        made: list[Lease] = []
 
-        def begin(session: Session) -> tuple[Entry, Lease]:
+        def begin(session: Session) -> Entry:
             above = session.find(parent) if parent else None
             entry = Entry(
-                id=id_,
+                id=directory.name,
                 name=name,
                 state="saving",
                 saved=0.0,
@@ -233,31 +235,25 @@ class Store:
                 parent=above.id if above else "",
             )
             session.insert(entry)
-            with storage_errors(directory):
-                directory.mkdir(mode=0o700)
-            lease = Lease.new(directory)
-            write_meta(directory, Meta(name=name, parent=entry.parent, named=named))
-            return entry, lease
+            made.append(_make_directory(directory, entry))
+            return entry
 
         try:
-            entry, lease = self._catalogue.write(begin)
-        except BaseException:
-            self._clear(directory)
-            raise
-        try:
+            entry = self._catalogue.write(begin)
             return StoredWriter(
-                self._catalogue, entry, directory, lease, seed=seed, base=base
+                self._catalogue, entry, directory, made[-1], seed=seed, base=base
             )
         except BaseException:
-            lease.release()
+            for lease in made:
+                lease.release()
             self._clear(directory)
-            with suppress(StorageError):
-                self._catalogue.write(lambda session: session.delete(id_))
             raise
 
     def _clear(self, directory: Path) -> None:
+        """What cannot be done now is done by the next run."""
         with suppress(StorageError):
             garbage.delete(directory)
+            self._catalogue.write(lambda session: session.delete(directory.name))
 
     def open(self, name: str) -> StoredReader:
         """Open a snapshot; its manifest is checked, and nobody deletes it until it is
@@ -406,28 +402,22 @@ class Store:
                     raise _still_saved(entry)
             return entries
 
-        def forget(session: Session) -> list[Entry]:
+        if self.root.exists():
+            prepare_root(self.root)
+        self._clean_unattended()
+        return self._remove(find)
+
+    def _remove(self, find: Callable[[Session], Sequence[Entry]]) -> Freed:
+        def forget(session: Session) -> Sequence[Entry]:
             entries = find(session)
             garbage.forget(session, self.root, entries)
             return entries
 
-        if self.root.exists():
-            prepare_root(self.root)
-        self._clean_unattended()
-        early = 0
-        try:
-            entries = self._catalogue.write(forget)
-        except StorageError as error:
-            if isinstance(error, StoreBusy):
-                raise
-            # On a full disk, nothing can be written before there is room.
-            entries = self._catalogue.read(find)
-            early = sum(garbage.delete(self._directory(e.id)) or 0 for e in entries)
-            entries = self._catalogue.write(forget)
+        entries = with_room(self.root, lambda: self._catalogue.write(forget))
         freed, held = garbage.delete_removed(self._catalogue, self.root, entries)
         return Freed(
-            bytes=early + freed,
-            names=tuple(wanted),
+            bytes=freed,
+            names=tuple(entry.name or "" for entry in entries),
             held=tuple(entry.name or "" for entry in entries if entry.id in held),
         )
 
@@ -446,20 +436,24 @@ class Store:
             policy = parse_policy(policy)
         there = self.list()
         kept = policy.kept(s for s in there if s.state in ("durable", "warm"))
-        removed = tuple(
+        removed = [
             snapshot
             for snapshot in there
             if snapshot.state == "durable"
             and snapshot.id not in kept
             and snapshot.automatic != HIBERNATED
             and not is_held(self._directory(snapshot.id), by_reader=True)
-        )
+        ]
         size = sum(snapshot.own for snapshot in removed)
         if removed and not dry_run:
-            size = self.remove([snapshot.name for snapshot in removed]).bytes
+            ids = [snapshot.id for snapshot in removed]
+            freed = self._remove(lambda session: _still_durable(session, ids))
+            # Somebody else may have been at it, too.
+            removed = [snapshot for snapshot in removed if snapshot.name in freed.names]
+            size = freed.bytes
         return Pruned(
             policy=policy.text,
-            removed=removed,
+            removed=tuple(removed),
             kept=len(there) - len(removed),
             bytes=size,
             dry_run=dry_run,
@@ -468,7 +462,7 @@ class Store:
     def clean(self) -> Freed:
         """Clear what killed processes have left: snapshots that were not whole yet, with
         their twins, and removed ones."""
-        return garbage.clean(self._catalogue, self.root)
+        return with_room(self.root, lambda: garbage.clean(self._catalogue, self.root))
 
     def _clean_unattended(self) -> None:
         """What has no writer any more is no snapshot in the making: nobody is to see it."""
@@ -484,7 +478,7 @@ class Store:
         if not self.root.exists():
             return Freed()
         prepare_root(self.root)
-        return garbage.collect(self._catalogue, self.root)
+        return with_room(self.root, lambda: garbage.collect(self._catalogue, self.root))
 
     def rebuild(self) -> None:
         """Make the catalogue anew from what lies beside the images."""
@@ -534,6 +528,25 @@ class Store:
             if close
             else "jupyter cr list shows all.",
         )
+
+
+def _make_directory(directory: Path, entry: Entry) -> Lease:
+    """A new snapshot's, which is its writer's alone."""
+    with storage_errors(directory):
+        directory.mkdir(mode=0o700)
+    lease = Lease.new(directory)
+    try:
+        # Its note will be in its image.
+        write_meta(directory, replace(entry.meta, note=None))
+    except BaseException:
+        lease.release()
+        raise
+    return lease
+
+
+def _still_durable(session: Session, ids: Iterable[str]) -> list[Entry]:
+    entries = (session.get(id_) for id_ in ids)
+    return [entry for entry in entries if entry is not None and entry.state == "durable"]
 
 
 def _still_saved(entry: Entry) -> StoreBusy:

@@ -6,6 +6,7 @@ that file says.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -62,7 +63,7 @@ def are_twins_alive(directory: Path) -> bool:
 
 
 def _read(directory: Path) -> list[ParkedTwin]:
-    if not (directory / _TWINS).exists():
+    if not os.path.exists(f"{directory}/{_TWINS}"):
         return []
     # Imported where needed: few snapshots are warm.
     from jupyter_cr.engine.twin import read_twins

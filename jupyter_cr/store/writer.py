@@ -153,9 +153,12 @@ class StoredWriter(ImageWriter):
                 samples=self.samples,
             )
         shared = session.packs.use(self.id, self.usage)
+        now = session.get(self.id)
+        # Who makes the catalogue anew sees it as soon as it is whole, and so may others.
+        is_removed = now is not None and now.state == "removed"
         session.update(
             self.id,
-            state="durable",
+            state="removed" if is_removed else "durable",
             saved=1.0,
             own=own_usage(self.directory),
             shared=shared,
