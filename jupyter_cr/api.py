@@ -268,6 +268,8 @@ def snapshots() -> Snapshots:
 
     answer = ask_server("list", limit=0)
     if answer is None:
-        return Snapshots(Store().list()[::-1])
+        # Closed at once: a snapshot of this process is not to have the store's files open.
+        with Store() as store:
+            return Snapshots(store.list(newest_first=True))
     page = msgspec.json.decode(answer, type=_Page)
     return Snapshots(msgspec.json.decode(page.snapshots, type=tuple[Snapshot, ...]))

@@ -16,6 +16,7 @@
     │   ├── NoSuchSnapshot      9
     │   └── NameTaken          10
     ├── StorageError           11   disk full, store not writable
+    │   └── StoreBusy          17   somebody else is at it: wait
     ├── RestoreError           12   the snapshot is sound, this machine cannot take it now
     │   ├── FileChanged        13   an executable or library differs from the recorded one
     │   ├── PidTaken           14
@@ -48,6 +49,7 @@ __all__ = [
     "PidTaken",
     "RestoreError",
     "StorageError",
+    "StoreBusy",
     "TargetError",
     "Unsupported",
     "UsageError",
@@ -145,6 +147,13 @@ class NameTaken(ImageError):
 class StorageError(CheckpointRestoreError):
     exit_code = 11
     http_status = 507
+
+
+class StoreBusy(StorageError):
+    """Nothing is wrong: somebody else is writing, or reading, what is asked for."""
+
+    exit_code = 17
+    http_status = 409
 
 
 class RestoreError(CheckpointRestoreError):

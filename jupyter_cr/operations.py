@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,27 +18,38 @@ import msgspec
 
 from jupyter_cr import __version__
 from jupyter_cr.background import leave_pager
-from jupyter_cr.errors import StorageError, UsageError, printable
+from jupyter_cr.errors import (
+    CorruptImage,
+    ImageError,
+    NameTaken,
+    StorageError,
+    UsageError,
+    printable,
+)
 from jupyter_cr.image import Document, Header, KernelFacts, NotebookFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.kernels.connection import (
     encode_connection,
     fork_connection,
+    kernel_id_of,
     new_connection_file,
     parse_connection,
     read_connection,
     write_connection,
 )
 from jupyter_cr.kernels.target import Target, resolve_target
-from jupyter_cr.store import Snapshot, State, Store
-from jupyter_cr.store.twins import end_twins
+from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store
+from jupyter_cr.store.retention import RETENTION_VARIABLE
+from jupyter_cr.store.snapshot import HIBERNATED
 
 if TYPE_CHECKING:
     from jupyter_cr.engine.checkpoint import CheckpointOutcome
     from jupyter_cr.engine.describe import SnapshotDescription
     from jupyter_cr.engine.lazy import Pager
     from jupyter_cr.engine.restore import RestoreOutcome
-    from jupyter_cr.image import ImageReader, ImageWriter
+    from jupyter_cr.image import ImageWriter
+    from jupyter_cr.store.reader import StoredReader
+    from jupyter_cr.store.writer import StoredWriter
     from jupyter_cr.tracer.capabilities import Capability
 
 __all__ = [
@@ -55,22 +66,24 @@ __all__ = [
     "bring_restored",
     "check_capabilities",
     "checkpoint",
+    "collect_garbage",
     "fork",
     "list_snapshots",
+    "prune_snapshots",
     "read_document",
     "remove_snapshots",
     "rename_snapshot",
     "restore",
+    "retention_policy",
     "show_snapshot",
+    "tag_snapshot",
     "verify_snapshot",
+    "verify_snapshots",
 ]
 
 Progress = Callable[[str, float], None]
 """Called with the phase's name and how much of it is done, from 0 to 1. Called while
 the tree is frozen, too: it must return at once."""
-
-HIBERNATED = "hibernated"
-"""`automatic` of a snapshot whose tree was ended, to go on when it is restored."""
 
 
 class CapabilitiesResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +106,8 @@ class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
     """Until the snapshot was durable."""
     bytes: int
     processes: tuple[ProcessOutcome, ...]
+    parent: str = ""
+    """The snapshot that the kernel was at before; empty if at none."""
 
 
 class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +143,8 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     bytes: int
     elapsed_ms: float
+    problem: str = ""
+    """Or it is not: what is wrong with it."""
 
 
 def checkpoint(
@@ -171,9 +188,12 @@ def checkpoint(
     found = resolve_target(target, connection_file)
     from jupyter_cr.engine.checkpoint import checkpoint_tree
 
-    name = name or store.suggest_name(found.kernel_name or found.comm)
-    with store.create(name) as writer:
-        header = _header(name, note, found)
+    parent = store.position(found.kernel_id) if found.kernel_id else ""
+    with (
+        _warm(store, parent) as base,
+        _create(store, name, found, parent, base, is_asked_for=not automatic) as writer,
+    ):
+        header = _header(writer.name, note, found)
         writer.add(
             msgspec.structs.replace(
                 header, notebook=notebook or NotebookFacts(), automatic=automatic
@@ -181,37 +201,74 @@ def checkpoint(
         )
         if document:
             writer.add(Document(content=document))
-        with _twins_ended_on_error(writer.path), ExitStack() as held:
+        with ExitStack() as held:
             outcome = checkpoint_tree(
                 found.pid,
                 writer,
                 warm=warm,
                 held=held if end else None,
-                progress=progress,
+                progress=_shown_by(writer, progress),
             )
             processes = _add_outcome(writer, outcome)
             with _phase(progress, "swap" if end else "sync"):
                 writer.commit()
                 if end:
                     outcome.end()
+        name = writer.name
+    taken = store.summary(name)
     return CheckpointResult(
         name=name,
-        state=store.state(name),
+        state=taken.state,
         downtime_ms=outcome.downtime_ms,
         elapsed_ms=_milliseconds_since(started),
         bytes=outcome.bytes,
         processes=processes,
+        parent=taken.parent,
     )
 
 
 @contextmanager
-def _twins_ended_on_error(directory: Path) -> Iterator[None]:
-    """Twins have been left for a snapshot that there will not be: end them."""
-    try:
-        yield
-    except BaseException:
-        end_twins(directory)
-        raise
+def _warm(store: Store, name: str) -> Iterator[StoredReader | None]:
+    """A snapshot, if its twins live: what they have in common with the next one's need not
+    be read."""
+    with ExitStack() as stack:
+        reader = None
+        with suppress(ImageError, StorageError):
+            if name and store.state(name) == "warm":
+                reader = stack.enter_context(store.open(name))
+        yield reader
+
+
+def _create(
+    store: Store,
+    name: str | None,
+    target: Target,
+    parent: str,
+    base: StoredReader | None,
+    *,
+    is_asked_for: bool,
+) -> StoredWriter:
+    """Begin a snapshot, at the one that its kernel is at."""
+    if name is not None:
+        return store.create(name, parent=parent, named=is_asked_for, base=base)
+    while True:
+        made_up = store.suggest_name(target.kernel_name or target.comm)
+        # Another process may have had the same idea in the same second.
+        with suppress(NameTaken):
+            return store.create(made_up, parent=parent, named=False, base=base)
+
+
+def _shown_by(writer: StoredWriter, progress: Progress | None) -> Progress:
+    """Have the catalogue say how far it is, too. While the tree stands still, there is no
+    time for that."""
+
+    def report(phase: str, fraction: float) -> None:
+        if phase == "save":
+            writer.show_saved(fraction)
+        if progress is not None:
+            progress(phase, fraction)
+
+    return report
 
 
 def _header(name: str, note: str, target: Target) -> Header:
@@ -327,19 +384,22 @@ def bring_restored(
             that the snapshot is of: the kernel was started afresh since.
     """
     store = store or Store()
-    with store.open(name) as reader:
+    with ExitStack() as held:
+        reader = held.enter_context(store.open(name))
         from jupyter_cr.engine.restore import restore_tree
 
         outcome = restore_tree(
             reader,
             mode="restore",
-            directory=reader.directory,
+            name=name,
             ports={},
             replacing=replacing,
             lazy=lazy,
             progress=progress,
         )
         kernel = reader.header.kernel
+        _move(store, kernel.kernel_id, name)
+        _leave_to_pager(held, outcome)
     path = Path(kernel.connection_file) if kernel.connection_file else None
     warnings = tuple(_put_back(path, kernel.connection)) if path else ()
     return Brought(_restore_result(name, outcome, path, warnings), outcome.pager)
@@ -421,7 +481,8 @@ def bring_fork(
     """What `fork` does, in this process, whose child the supervisor becomes also where
     it is lazy."""
     store = store or Store()
-    with store.open(name) as reader:
+    with ExitStack() as held:
+        reader = held.enter_context(store.open(name))
         kernel = reader.header.kernel
         original = parse_connection(kernel.connection) if kernel.connection else None
         if original is None and connection_file is not None:
@@ -438,7 +499,7 @@ def bring_fork(
             outcome = restore_tree(
                 reader,
                 mode="fork",
-                directory=reader.directory,
+                name=name,
                 ports={},
                 lazy=lazy,
                 progress=progress,
@@ -446,7 +507,23 @@ def bring_fork(
         if path is not None and original is not None:
             content = encode_connection(fork_connection(original, outcome.ports))
             write_connection(path, content, replace=True)
+            _move(store, kernel_id_of(path), name)
+        _leave_to_pager(held, outcome)
     return Brought(_restore_result(name, outcome, path), outcome.pager)
+
+
+def _leave_to_pager(held: ExitStack, outcome: RestoreOutcome) -> None:
+    """A pager reads on, and closes the reader when it has come to the end."""
+    if outcome.pager is not None:
+        held.pop_all()
+
+
+def _move(store: Store, kernel_id: str, name: str) -> None:
+    """A kernel is at a snapshot now. It runs, so that what cannot be written is no reason
+    to stop."""
+    if kernel_id:
+        with suppress(ImageError, StorageError):
+            store.set_position(kernel_id, name)
 
 
 @contextmanager
@@ -492,13 +569,19 @@ def wait_for_end(result: RestoreResult) -> int:
     return code if code >= 0 else 128 - code
 
 
-def list_snapshots(*, store: Store | None = None) -> list[Snapshot]:
-    """All snapshots, oldest first; damaged ones too.
+def list_snapshots(
+    *, limit: int | None = None, store: Store | None = None
+) -> list[Snapshot]:
+    """All snapshots, or the newest `limit`, oldest first; damaged ones too, and those that
+    are being saved.
 
     Raises:
         StorageError: the store is not a directory, or another user's.
     """
-    return (store or Store()).list()
+    store = store or Store()
+    if limit is None:
+        return store.list()
+    return store.list(limit=limit, newest_first=True)[::-1]
 
 
 def show_snapshot(name: str, *, store: Store | None = None) -> SnapshotDetails:
@@ -519,14 +602,61 @@ def show_snapshot(name: str, *, store: Store | None = None) -> SnapshotDetails:
         )
 
 
-def remove_snapshots(names: Sequence[str], *, store: Store | None = None) -> None:
-    """Remove snapshots: all, or none if one of the names is wrong.
+def remove_snapshots(names: Sequence[str], *, store: Store | None = None) -> Freed:
+    """Remove snapshots: all, or none if one of the names is wrong. What that gave back.
 
     Raises:
         NoSuchSnapshot: there is none; the hint has names like it.
+        StoreBusy: one is still being saved.
         StorageError: the store is not writable.
     """
-    (store or Store()).remove(names)
+    return (store or Store()).remove(names)
+
+
+def prune_snapshots(
+    policy: str, *, dry_run: bool = False, store: Store | None = None
+) -> Pruned:
+    """Remove the snapshots that a policy does not keep, or only say which those are.
+
+    Args:
+        policy: in words, see `jupyter_cr.store.retention`.
+
+    Raises:
+        UsageError: it is not understood.
+        StorageError: the store is not writable.
+    """
+    return (store or Store()).prune(policy, dry_run=dry_run)
+
+
+def retention_policy() -> str:
+    """The one that is to be applied whenever a snapshot has been taken; empty if none."""
+    return os.environ.get(RETENTION_VARIABLE, "").strip()
+
+
+def collect_garbage(*, store: Store | None = None) -> Freed:
+    """Find and delete what nobody needs, and put the catalogue right.
+
+    Raises:
+        StorageError: the store is not writable.
+    """
+    return (store or Store()).gc()
+
+
+def tag_snapshot(
+    name: str,
+    add: Sequence[str] = (),
+    remove: Sequence[str] = (),
+    *,
+    store: Store | None = None,
+) -> tuple[str, ...]:
+    """Give a snapshot tags, and take some away; those that it has now.
+
+    Raises:
+        UsageError: not a tag.
+        NoSuchSnapshot: there is none.
+        StorageError: the store is not writable.
+    """
+    return (store or Store()).tag(name, [_text(tag) for tag in add], remove)
 
 
 def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:
@@ -576,20 +706,58 @@ def check_capabilities() -> CapabilitiesResult:
 def verify_snapshot(
     name: str, *, store: Store | None = None, progress: Progress | None = None
 ) -> VerifyResult:
-    """Check every record and every page of a snapshot.
+    """Check every record and every page of a snapshot; the catalogue is told.
 
     Raises:
         ImageError: no such snapshot, or what is damaged in it.
+        StoreBusy: it is still being saved.
     """
     started = time.perf_counter()
-    with (store or Store()).open(name) as reader, _phase(progress, "verify"):
-        reader.verify_pages()
-        size = _image_size(reader)
+    store = store or Store()
+    try:
+        with store.open(name) as reader, _phase(progress, "verify"):
+            reader.verify_pages()
+            size = reader.page_bytes
+    except CorruptImage as error:
+        _note_check(store, name, error.message)
+        raise
+    _note_check(store, name, "")
     return VerifyResult(name=name, bytes=size, elapsed_ms=_milliseconds_since(started))
 
 
-def _image_size(reader: ImageReader) -> int:
-    return sum(file.stat().st_size for file in reader.files)
+def _note_check(store: Store, name: str, problem: str) -> None:
+    # A store that cannot be written can be verified.
+    with suppress(StorageError, ImageError):
+        store.note_check(name, problem)
+
+
+def verify_snapshots(
+    names: Sequence[str] | None = None,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> tuple[VerifyResult, ...]:
+    """`verify_snapshot` for several, each with its `problem`, if it has one.
+
+    Args:
+        names: None for all that are not being saved.
+
+    Raises:
+        NoSuchSnapshot: there is none of one of the names; nothing was read.
+    """
+    store = store or Store()
+    if names is None:
+        names = [s.name for s in store.list() if s.state not in ("saving", "live")]
+    for name in names:
+        store.path(name)
+    return tuple(_verified(store, name, progress) for name in dict.fromkeys(names))
+
+
+def _verified(store: Store, name: str, progress: Progress | None) -> VerifyResult:
+    try:
+        return verify_snapshot(name, store=store, progress=progress)
+    except (ImageError, StorageError) as error:
+        return VerifyResult(name=name, bytes=0, elapsed_ms=0.0, problem=error.message)
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import click
 import msgspec
 
 from jupyter_cr import __version__
-from jupyter_cr.errors import UsageError
+from jupyter_cr.errors import CorruptImage, UsageError
 
 if TYPE_CHECKING:
-    from jupyter_cr.operations import RestoreResult
+    from jupyter_cr.operations import RestoreResult, VerifyResult
 
 __all__ = ["cr"]
 
@@ -122,19 +122,23 @@ def hibernate(target: str, note: str, as_json: bool) -> None:
 
 
 @cr.command("list")
+@click.option("--limit", type=click.IntRange(1), help="The newest ones only.")
+@click.option(
+    "--tree", is_flag=True, help="Each below the one that its kernel was at before."
+)
 @_json_option
 @_debug_option
-def list_command(as_json: bool) -> None:
+def list_command(limit: int | None, tree: bool, as_json: bool) -> None:
     """All snapshots, oldest first."""
     from jupyter_cr.operations import list_snapshots
 
-    snapshots = list_snapshots()
+    snapshots = list_snapshots(limit=limit)
     if as_json:
         _print_json(snapshots)
     else:
-        from jupyter_cr.cli.display import show_list
+        from jupyter_cr.cli.display import show_list, show_tree
 
-        show_list(snapshots)
+        (show_tree if tree else show_list)(snapshots)
 
 
 @cr.command()
@@ -156,31 +160,131 @@ def show(name: str, as_json: bool) -> None:
 
 @cr.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_json_option
 @_debug_option
-def rm(names: tuple[str, ...]) -> None:
+def rm(names: tuple[str, ...], as_json: bool) -> None:
     """Remove snapshots: all, or none if one of the names is wrong."""
     from jupyter_cr.operations import remove_snapshots
 
-    remove_snapshots(names)
+    freed = remove_snapshots(names)
+    if as_json:
+        _print_json(freed)
+    else:
+        from jupyter_cr.cli.display import show_freed
+
+        show_freed(freed)
 
 
 @cr.command()
 @click.argument("name")
+@click.argument("tags", metavar="[TAG]...", nargs=-1)
+@click.option("--remove", metavar="TAG", multiple=True, help="Take it away again.")
 @_json_option
 @_debug_option
-def verify(name: str, as_json: bool) -> None:
-    """Check every record and every page of a snapshot."""
-    from jupyter_cr.cli.progress import progress_bar
-    from jupyter_cr.operations import verify_snapshot
+def tag(name: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
+    """Give a snapshot tags; without any, show those that it has."""
+    from jupyter_cr.operations import tag_snapshot
 
-    with progress_bar() as progress:
-        result = verify_snapshot(name, progress=progress)
+    now = tag_snapshot(name, tags, remove)
     if as_json:
-        _print_json(result)
+        _print_json(now)
+    else:
+        sys.stdout.write("".join(f"{word}\n" for word in now))
+
+
+@cr.command()
+@click.option(
+    "--policy",
+    help='What is kept, as in "last 10, one per day for a week, all named"; default: '
+    "$JUPYTER_CR_RETENTION.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@_json_option
+@_debug_option
+def prune(policy: str | None, dry_run: bool, as_json: bool) -> None:
+    """Remove the snapshots that a policy does not keep.
+
+    \b
+    keep last N                 the newest N of each kernel
+    one per UNIT [for SPAN]     of each minute, hour, day, week, month or year
+                                the last one
+    for SPAN                    those that are not older
+    all named                   those for whose name somebody asked
+    tagged TAG, all tagged      those with that tag, or with any
+    all                         every one
+
+    SPAN is "a day", "12 hours", "2 weeks" and the like. What one of several rules
+    keeps, with commas between them, is kept. So is what is in memory, in use, damaged, or
+    hibernates.
+    """
+    from jupyter_cr.operations import prune_snapshots, retention_policy
+
+    chosen = policy or retention_policy()
+    if not chosen:
+        raise UsageError(
+            "There is no policy.", 'Give one: jupyter cr prune --policy "keep last 10"'
+        )
+    pruned = prune_snapshots(chosen, dry_run=dry_run)
+    if as_json:
+        _print_json(pruned)
+    else:
+        from jupyter_cr.cli.display import show_pruned
+
+        show_pruned(pruned)
+
+
+@cr.command()
+@_json_option
+@_debug_option
+def gc(as_json: bool) -> None:
+    """Delete what killed processes have left, and put the catalogue right.
+
+    Safe at any time, also while snapshots are being taken.
+    """
+    from jupyter_cr.operations import collect_garbage
+
+    freed = collect_garbage()
+    if as_json:
+        _print_json(freed)
+    else:
+        from jupyter_cr.cli.display import show_freed
+
+        show_freed(freed)
+
+
+@cr.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All snapshots that there are.")
+@_json_option
+@_debug_option
+def verify(names: tuple[str, ...], is_all: bool, as_json: bool) -> int:
+    """Check every record and every page of snapshots.
+
+    Exit code 7 if one is damaged.
+    """
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import verify_snapshot, verify_snapshots
+
+    if is_all == bool(names):
+        raise UsageError(
+            "Which snapshots are to be verified?", "Give their names, or --all."
+        )
+    with progress_bar() as progress:
+        if len(names) == 1:
+            # Raises what is wrong with it.
+            results: tuple[VerifyResult, ...]
+            results = (verify_snapshot(names[0], progress=progress),)
+        else:
+            results = verify_snapshots(None if is_all else names, progress=progress)
+    if as_json:
+        _print_json(results[0] if len(names) == 1 else results)
     else:
         from jupyter_cr.cli.display import show_verified
 
-        show_verified(result)
+        for result in results:
+            show_verified(result)
+    is_sound = not any(result.problem for result in results)
+    return 0 if is_sound else CorruptImage.exit_code
 
 
 @cr.command()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         SnapshotDetails,
         VerifyResult,
     )
-    from jupyter_cr.store import Snapshot
+    from jupyter_cr.store import Freed, Pruned, Snapshot
     from jupyter_cr.tracer.capabilities import Capabilities
 
 __all__ = [
@@ -30,12 +30,22 @@ __all__ = [
     "show_checkpoint",
     "show_details",
     "show_forked",
+    "show_freed",
     "show_list",
+    "show_pruned",
     "show_restored",
+    "show_tree",
     "show_verified",
 ]
 
-_STATE_STYLES = {"warm": "green", "durable": "", "corrupt": "red", "future": "yellow"}
+_STATE_STYLES = {
+    "saving": "cyan",
+    "live": "cyan",
+    "warm": "green",
+    "durable": "",
+    "corrupt": "red",
+    "future": "yellow",
+}
 _PIPE_WIDTH = 160
 _COMMAND_LENGTH = 100
 
@@ -130,20 +140,85 @@ def show_list(snapshots: Sequence[Snapshot]) -> None:
         return
     right = ("size", "processes")
     table = _table(
-        "name", "state", "taken", "size", "processes", "kernel", "note", right=right
+        "name", "state", "taken", "size", "processes", "kernel", "tags", "note", right=right
     )
     for snapshot in snapshots:
-        style = _STATE_STYLES[snapshot.state]
         table.add_row(
             escape(snapshot.name),
-            f"[{style}]{snapshot.state}[/]" if style else snapshot.state,
+            _state(snapshot),
             _time(snapshot.created),
             _size(snapshot.bytes),
             str(snapshot.processes or ""),
             escape(snapshot.kernel_name or snapshot.comm),
+            escape(" ".join(snapshot.tags)),
             escape(snapshot.note or snapshot.problem or snapshot.automatic),
         )
     console.print(table)
+
+
+def _state(snapshot: Snapshot) -> str:
+    text: str = snapshot.state
+    if snapshot.state in ("saving", "live"):
+        text = f"{text} {snapshot.saved:.0%}"
+    style = _STATE_STYLES[snapshot.state]
+    return f"[{style}]{text}[/]" if style else text
+
+
+def show_tree(snapshots: Sequence[Snapshot]) -> None:
+    """Each below the one that its kernel was at when it was taken."""
+    if not snapshots:
+        show_list(snapshots)
+        return
+    top = Tree("[bold]snapshots[/]", hide_root=True)
+    branches: dict[str, Tree] = {}
+    # Mostly oldest first, as they are; but what its clock says is a machine's own business.
+    waiting = list(snapshots)
+    names = {snapshot.name for snapshot in snapshots}
+    while waiting:
+        ready = [s for s in waiting if s.parent not in names or s.parent in branches]
+        # A ring can only be in a catalogue that somebody has edited.
+        for snapshot in ready or waiting:
+            above = branches.get(snapshot.parent, top)
+            branches[snapshot.name] = above.add(_tree_line(snapshot))
+        waiting = [snapshot for snapshot in waiting if snapshot.name not in branches]
+    _console().print(top)
+
+
+def _tree_line(snapshot: Snapshot) -> str:
+    words = [_state(snapshot), _time(snapshot.created), _size(snapshot.bytes)]
+    words += [f"[cyan]{escape(tag)}[/]" for tag in snapshot.tags]
+    text = snapshot.note or snapshot.problem or snapshot.automatic
+    if text:
+        words.append(f"[dim]{escape(text)}[/]")
+    return f"[bold]{escape(snapshot.name)}[/] {' '.join(words)}"
+
+
+def show_freed(freed: Freed) -> None:
+    """How much room there is more."""
+    console = _console()
+    for name in freed.found:
+        console.print(f"Found again: [bold]{escape(name)}[/]")
+    gone = [name for name in freed.names if name not in freed.held]
+    if gone:
+        console.print(f"Removed: {escape(', '.join(gone))}")
+    for name in freed.held:
+        console.print(
+            f"[yellow]Note:[/] {escape(name)} is being read, and goes when that ends."
+        )
+    console.print(f"Freed {_size(freed.bytes)}")
+
+
+def show_pruned(pruned: Pruned) -> None:
+    """What a policy has removed, or would remove."""
+    console = _console()
+    verb = "Would be removed" if pruned.dry_run else "Removed"
+    for snapshot in pruned.removed:
+        console.print(
+            f"{verb}: [bold]{escape(snapshot.name)}[/], {_time(snapshot.created)}, "
+            f"{_size(snapshot.own)}"
+        )
+    freed = f"{_size(pruned.bytes)} {'would be freed' if pruned.dry_run else 'freed'}"
+    console.print(f"{len(pruned.removed)} go, {pruned.kept} stay, {freed}")
 
 
 def show_details(details: SnapshotDetails) -> None:
@@ -151,10 +226,12 @@ def show_details(details: SnapshotDetails) -> None:
     console = _console()
     header, snapshot = details.header, details.snapshot
     rows = [
-        ("name", header.name),
+        ("name", snapshot.name),
         ("state", snapshot.state),
         ("taken", _time(header.created)),
-        ("note", header.note),
+        ("after", snapshot.parent),
+        ("tags", " ".join(snapshot.tags)),
+        ("note", snapshot.note),
         ("size", _size(snapshot.bytes)),
         ("target", f"pid {header.pid} ({header.comm})"),
         ("kernel", header.kernel.kernel_name),
@@ -233,11 +310,14 @@ def _descriptors(process: ProcessDescription) -> Table:
 
 
 def show_verified(result: VerifyResult) -> None:
-    """That all is well."""
-    _console().print(
-        f"Snapshot [bold]{escape(result.name)}[/] is sound: {_size(result.bytes)} "
-        f"checked in {result.elapsed_ms:.0f} ms"
-    )
+    """That all is well, or what is not."""
+    name = f"Snapshot [bold]{escape(result.name)}[/]"
+    if result.problem:
+        _console().print(f"{name} is [red]damaged[/]: {escape(result.problem)}")
+    else:
+        _console().print(
+            f"{name} is sound: {_size(result.bytes)} checked in {result.elapsed_ms:.0f} ms"
+        )
 
 
 def show_restored(result: RestoreResult) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from jupyter_cr.errors import UsageError
+from jupyter_cr.errors import ImageError, StorageError, UsageError
 from jupyter_cr.kernels.records import find_guardian
 from jupyter_cr.kernels.server_client import ask_guardian
 from jupyter_cr.kernels.target import resolve_target
@@ -16,9 +17,12 @@ from jupyter_cr.operations import (
     Progress,
     RestoreResult,
     checkpoint,
+    prune_snapshots,
     restore,
+    retention_policy,
 )
 from jupyter_cr.store import Store
+from jupyter_cr.store.retention import parse_policy
 
 __all__ = ["checkpoint_target", "hibernate_target", "restore_snapshot"]
 
@@ -66,13 +70,21 @@ def _take(
     answer = ask_guardian(found.kernel_id, op, progress, **arguments)
     if answer is not None:
         return msgspec.json.decode(answer, type=CheckpointResult)
-    return checkpoint(
+    if policy := retention_policy():
+        # Found out now, what is wrong with it.
+        parse_policy(policy)
+    taken = checkpoint(
         str(found.pid),
         connection_file=found.connection_file,
         progress=progress,
         **arguments,
         **ours,
     )
+    if policy:
+        # The snapshot is there, whether or not others can go.
+        with suppress(ImageError, StorageError):
+            prune_snapshots(policy)
+    return taken
 
 
 def restore_snapshot(

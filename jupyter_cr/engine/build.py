@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from jupyter_cr.engine import rebuild_memory, rebuild_state
 from jupyter_cr.engine.descriptors.base import Rebuilding
 from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
+from jupyter_cr.engine.fill_memory import fill_memory
 from jupyter_cr.engine.front_ends import Connected, FrontEnds
 from jupyter_cr.engine.lazy import Pager, split_lazy
 from jupyter_cr.engine.pages import Run
@@ -54,9 +55,10 @@ class Building:
             CorruptImage: the pages end too early.
         """
         self.shared = rebuild_shared_memory(self.snapshot.shared, self.rebuilding)
-        if self.pager is not None:
-            for shared in self.snapshot.shared:
-                self._check(self.pager, shared.runs)
+        for shared in self.snapshot.shared:
+            # It is read when there is no way back any more.
+            for _, length, offset in shared.runs:
+                self.snapshot.reader.check(offset, length)
         warm = self.site.warm
         cold = {record.pid for record in self.snapshot.living} - warm
         mapped = rebuild_memory.MappedFiles.open_paths(
@@ -95,14 +97,16 @@ class Building:
         runs = stored.runs
         if self.pager is not None:
             runs, later, regions = split_lazy(layout.regions, runs)
-            self._check(self.pager, runs)
+            for _, length, offset in runs:
+                self.snapshot.reader.check(offset, length)
             if regions:
                 fd = self.pager.open(seed)
                 self.later.append((fd, seed.outer_pid, regions, later))
-        rebuild_memory.fill_memory(
+        fill_memory(
             seed,
             runs,
-            self.snapshot.reader.pages_fd,
+            layout.regions,
+            self.snapshot.reader,
             self.handover,
             self._advance,
             self.meanwhile,
@@ -115,12 +119,6 @@ class Building:
             self.handover,
             wipe=self.rebuilding.mode == "fork",
         )
-
-    @staticmethod
-    def _check(pager: Pager, runs: Iterable[Run]) -> None:
-        """Where not all pages are checked beforehand: those that come now."""
-        for _, length, offset in runs:
-            pager.check.check(offset, offset + length)
 
     def _advance(self, more: int) -> None:
         self.filled += more
@@ -143,7 +141,7 @@ class Building:
             RestoreError, AddressTaken: an open file cannot be made again.
         """
         snapshot, seeds = self.snapshot, self.site.seeds
-        fill_shared_memory(snapshot.shared, self.shared, snapshot.reader.pages_fd)
+        fill_shared_memory(snapshot.shared, self.shared, snapshot.reader)
         self.rebuilding.pids = {
             tid: thread.tracee.tid
             for seed in seeds.values()

@@ -7,16 +7,14 @@ can be restored.
 
 from __future__ import annotations
 
-import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
 
-from jupyter_cr.engine import pages
 from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
 from jupyter_cr.engine.descriptors import File, regular_file
 from jupyter_cr.engine.family import plan_family
@@ -26,15 +24,16 @@ from jupyter_cr.engine.machine import Machine, file_identities
 from jupyter_cr.engine.open_file_table import FileTable
 from jupyter_cr.engine.rehearsal import rehearse
 from jupyter_cr.engine.remote_process import RemoteProcess
-from jupyter_cr.engine.shared_memory import Copy, save_shared_memory
+from jupyter_cr.engine.save import find_contents, save
+from jupyter_cr.engine.shared_memory import Copy
 from jupyter_cr.engine.state import process
 from jupyter_cr.engine.state.address_space import Layout, Region
 from jupyter_cr.engine.streams import SnapshotWriter
 from jupyter_cr.engine.survey import Survey, survey_tree
 from jupyter_cr.engine.twin import TWINS_FILE, BegunTwin, Twin, begin_twin, park_twins
 from jupyter_cr.errors import TargetError, Unsupported
-from jupyter_cr.tracer.handover import Handover
-from jupyter_cr.tracer.proc.maps import Mapping, read_maps, vm_flags
+from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
+from jupyter_cr.tracer.proc.maps import read_maps, vm_flags
 
 __all__ = ["CheckpointOutcome", "ProcessSummary", "Progress", "checkpoint_tree"]
 
@@ -123,22 +122,29 @@ def checkpoint_tree(
     survey = survey_tree(pid)
     rehearse(_play)
     taken = _take(pid, survey, held)
-    twins = list(taken.frozen.twins.values())
+    frozen = taken.frozen
+    twins = list(frozen.twins.values())
     try:
         report("save", 0.0)
         for twin in twins:
             twin.settle()
-        summaries = _save(taken, writer, report)
-        if warm:
-            writer.attach(TWINS_FILE, park_twins(twins))
-            twins = []
+        _add_records(taken, writer)
+        with find_contents(taken.twins, writer.base) as contents:
+            if warm:
+                parked, twins = twins, []
+                writer.attach(TWINS_FILE, park_twins(parked))
+                writer.publish()
+            stored = save(contents, frozen.shared, writer, partial(report, "save"))
     finally:
         for twin in twins:
             twin.end()
     elapsed = (time.perf_counter() - began) * 1000
-    total = os.fstat(writer.pages_fd).st_size
     return CheckpointOutcome(
-        taken.frozen.downtime_ms, elapsed, total, summaries, taken.frozen.freezing.end
+        frozen.downtime_ms,
+        elapsed,
+        stored.total,
+        _summarize(taken, stored.of),
+        frozen.freezing.end,
     )
 
 
@@ -322,7 +328,7 @@ _LOST = frozenset({"lo", "lf", "dc", "wf"})
 """VmFlags that a twin has not got although its process has."""
 
 
-def _covers(maps: Sequence[Mapping], regions: Sequence[Region]) -> bool:
+def _covers(maps: Sequence[MemoryMapping], regions: Sequence[Region]) -> bool:
     """Whether there is memory wherever there was a region."""
     ends = {}
     for mapping in maps:
@@ -338,52 +344,24 @@ def _covers(maps: Sequence[Mapping], regions: Sequence[Region]) -> bool:
     return True
 
 
-def _save(
-    taken: _Taken, writer: SnapshotWriter, report: Progress
-) -> tuple[ProcessSummary, ...]:
-    frozen = taken.frozen
+def _add_records(taken: _Taken, writer: SnapshotWriter) -> None:
     writer.add(Machine.here())
-    writer.add(frozen.identity)
+    writer.add(taken.frozen.identity)
     for record in taken.processes:
         writer.add(record)
-    writer.add(FileTable(frozen.files))
+    writer.add(FileTable(taken.frozen.files))
     writer.add(file_identities(taken.processes))
-    stored = _save_pages(taken, writer, report)
-    end = os.fstat(writer.pages_fd).st_size
-    for shared in save_shared_memory(frozen.shared, writer.pages_fd, end):
-        writer.add(shared)
+
+
+def _summarize(taken: _Taken, stored: Mapping[int, int]) -> tuple[ProcessSummary, ...]:
+    files = taken.frozen.files
     return tuple(
         ProcessSummary(
             record.pid,
             record.name,
             len(record.threads),
-            sum(place.pid == record.pid for f in frozen.files for place in f.places),
+            sum(place.pid == record.pid for file in files for place in file.places),
             stored.get(record.pid, 0),
         )
         for record in taken.processes
     )
-
-
-def _save_pages(taken: _Taken, writer: SnapshotWriter, report: Progress) -> dict[int, int]:
-    """Bytes stored of each process."""
-    plans = []
-    offset = 0
-    for twin, layout in taken.twins:
-        runs = pages.find_runs(twin, layout.regions, offset)
-        offset = runs[-1][1] + runs[-1][2] if runs else offset
-        plans.append((twin, layout.regions, runs))
-    total = offset
-
-    def advance(done: int) -> None:
-        writer.advance(done)
-        report("save", done / total if total else 1.0)
-
-    stored = {}
-    with Handover() as handover:
-        for twin, regions, runs in plans:
-            guards = pages.guard_ranges(twin, regions)
-            writer.add(pages.Record.of(twin.of, runs, guards))
-            pages.save_pages(twin, regions, runs, writer.pages_fd, handover, advance)
-            stored[twin.of] = sum(length for _, length, _ in runs)
-    os.ftruncate(writer.pages_fd, total)
-    return stored

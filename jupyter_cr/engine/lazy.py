@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import os
 import select
 from bisect import bisect_right
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from jupyter_cr.engine.pages import Run
 from jupyter_cr.engine.seed import Seed
 from jupyter_cr.engine.state.address_space import Region
-from jupyter_cr.engine.streams import PageRangeCheck
+from jupyter_cr.engine.streams import SnapshotReader
 from jupyter_cr.errors import NoSuchProcess, RestoreError
 from jupyter_cr.tracer import libc
 from jupyter_cr.tracer.arch.x86_64 import PAGE
@@ -58,7 +57,8 @@ def split_lazy(
     later: list[Run] = []
     lazy: list[Region] = []
     for region in regions:
-        inside = [run for run in runs if region.start <= run[0] < region.end]
+        # One may go on in the next region: that is mapped by itself, maybe not lazily.
+        inside = [part for run in runs if (part := _cut(run, region.start, region.end))]
         stored = sum(length for _, length, _ in inside)
         served = region.content == "anonymous" and not {"gd", "lo"} & set(region.flags)
         if served and stored >= _LAZY_FROM:
@@ -67,6 +67,13 @@ def split_lazy(
         else:
             now += inside
     return now, later, lazy
+
+
+def _cut(run: Run, start: int, end: int) -> Run | None:
+    """What of a run is in [start, end)."""
+    address, length, offset = run
+    low, high = max(address, start), min(address + length, end)
+    return (low, high - low, offset + low - address) if low < high else None
 
 
 @dataclass
@@ -102,20 +109,16 @@ class _Served:
 
 @dataclass
 class Pager:
-    """Serves all processes of one restore. `open` and
-    `register` while they are seeds, then `run`."""
+    """Serves all processes of one restore. `open` and `register` while they are seeds,
+    then `run`, which closes `reader`."""
 
-    pages_fd: int
-    check: PageRangeCheck
+    reader: SnapshotReader
     supervisor: Seed
     served: dict[int, _Served] = field(default_factory=dict)
     """By descriptor."""
 
     huge: list[tuple[int, int, int]] = field(default_factory=list)
     """(pid as we see it, start, length) of regions that had asked for huge pages."""
-
-    def __post_init__(self) -> None:
-        self._pages = os.dup(self.pages_fd)
 
     def open(self, seed: Seed) -> int:
         """Have the seed make a descriptor; the number of our duplicate. While it still
@@ -162,36 +165,33 @@ class Pager:
         thread.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL)
 
     def run(self) -> None:
-        """Bring everything, untie the tree, and let huge pages be huge again: they had
-        to come in small ones. Returns early if the tree ends.
+        """Bring everything, close the reader, untie the tree, and let huge pages be huge
+        again: they had to come in small ones. Returns early if the tree ends.
 
         Raises:
             CorruptImage: a page is not what it was. The caller has to end, and the
                 tree ends with it.
         """
-        with mmap.mmap(self._pages, 0, access=mmap.ACCESS_COPY) as source:
-            anchor = ctypes.c_char.from_buffer(source)
-            base = ctypes.addressof(anchor)
-            while any(served.missing for served in self.served.values()):
-                self._serve(0, base)
-                self._bring_next(base)
-            del anchor
+        while any(served.missing for served in self.served.values()):
+            self._serve(0)
+            self._bring_next()
+        self.reader.close()
         self._unbind()
         for pid, start, length in self.huge:
             with contextlib.suppress(OSError):
                 collapse(pid, start, length)
 
-    def _serve(self, timeout: float, base: int) -> None:
+    def _serve(self, timeout: float) -> None:
         """Handle events until there are none for `timeout` seconds."""
         while ready := select.select(list(self.served), [], [], timeout)[0]:
             for fd in ready:
                 served = self.served[fd]
                 for event in served.uffd.events():
-                    self._handle(served, event, base)
+                    self._handle(served, event)
 
-    def _handle(self, served: _Served, event: Event, base: int) -> None:
+    def _handle(self, served: _Served, event: Event) -> None:
         if isinstance(event, Fault):
-            self._answer(served, event.address & -PAGE, base)
+            self._answer(served, event.address & -PAGE)
         elif isinstance(event, Fork):
             child = Userfaultfd(event.fd)
             self.served[child.fd] = _Served(child, list(served.missing))
@@ -203,28 +203,28 @@ class Pager:
         elif isinstance(event, Gone):
             served.cut(event.start, event.end)
 
-    def _answer(self, served: _Served, address: int, base: int) -> None:
+    def _answer(self, served: _Served, address: int) -> None:
         at = served.find(address)
         if at is not None:
-            self._bring(served, at, address, _AT_A_FAULT, base)
+            self._bring(served, at, address, _AT_A_FAULT)
             return
         with contextlib.suppress(FileExistsError, FileNotFoundError, ProcessLookupError):
             served.uffd.zero(address, PAGE)
 
-    def _bring_next(self, base: int) -> None:
+    def _bring_next(self) -> None:
         for served in self.served.values():
             if served.missing:
-                self._bring(served, 0, served.missing[0][0], _AT_LEISURE, base)
+                self._bring(served, 0, served.missing[0][0], _AT_LEISURE)
                 return
 
-    def _bring(self, served: _Served, at: int, address: int, most: int, base: int) -> None:
+    def _bring(self, served: _Served, at: int, address: int, most: int) -> None:
         """Up to `most` bytes from `address`, which is in the missing run number `at`."""
         low, high, offset = served.missing[at]
         length = min(most, high - address)
-        start = offset + address - low
-        self.check.check(start, start + length)
+        data = bytearray(self.reader.read(offset + address - low, length))
+        anchor = (ctypes.c_char * length).from_buffer(data)
         try:
-            done = served.uffd.copy(address, base + start, length)
+            done = served.uffd.copy(address, ctypes.addressof(anchor), length)
         except FileExistsError:
             done = PAGE
         except FileNotFoundError:

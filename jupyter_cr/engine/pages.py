@@ -1,34 +1,26 @@
-"""The content of private memory: which pages, and the way into the snapshot.
-
-A twin writes its own memory: one copy, from its pages into the file's, without this
-process in between.
-"""
+"""The content of private memory: which pages, and the way into the snapshot."""
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from jupyter_cr.engine.state.address_space import Region
-from jupyter_cr.engine.twin import Twin
-from jupyter_cr.errors import CheckpointRestoreError, EngineError, StorageError
-from jupyter_cr.tracer.calls import Call
-from jupyter_cr.tracer.handover import Handover
-from jupyter_cr.tracer.proc.pagemap import (
-    iter_anonymous_ranges,
-    iter_guard_ranges,
-    open_pagemap,
-)
-from jupyter_cr.tracer.remote import RemoteThread, Result
+from jupyter_cr.engine.streams import PAGE, SnapshotWriter
+from jupyter_cr.errors import EngineError
+from jupyter_cr.tracer.proc.pagemap import iter_anonymous_ranges, iter_guard_ranges
 
-__all__ = ["Record", "Run", "find_runs", "groups", "guard_ranges", "save_pages"]
+if TYPE_CHECKING:
+    from jupyter_cr.engine.base import Base
 
-_PIECE = 32 << 20
-_PROT_READ, _PROT_WRITE = 1, 2
+__all__ = ["Content", "Record", "Run", "find_content", "save_content"]
+
+_PIECE = 1 << 20
 _RUN = struct.Struct("<QQQ")
 
 Run = tuple[int, int, int]
@@ -64,135 +56,134 @@ class Record(msgspec.Struct, frozen=True):
         return list(struct.iter_unpack("<QQ", self.guards))
 
 
-def find_runs(twin: Twin, regions: Sequence[Region], offset: int) -> list[Run]:
-    """What of the regions has to be stored, laid out in the pages from `offset` on."""
-    runs: list[Run] = []
-    pagemap = open_pagemap(twin.pid)
-    try:
-        for start, end in _iter_stored(pagemap, regions):
-            runs.append((start, end - start, offset))
-            offset += end - start
-    finally:
-        os.close(pagemap)
-    return runs
+@dataclass(frozen=True)
+class _Range:
+    """Addresses [start, end) to be stored.
+
+    Attributes:
+        unchanged: where the earlier snapshot has them; None: they have to be read.
+        may_end: the memory may end before, as it is of a file.
+    """
+
+    start: int
+    end: int
+    unchanged: int | None = None
+    may_end: bool = False
 
 
-def _iter_stored(pagemap: int, regions: Sequence[Region]) -> Iterator[tuple[int, int]]:
-    for region in regions:
-        if not region.has_own_pages or "dp" in region.flags:
-            continue
-        if region.content == "copied":
-            yield region.start, region.end
-        else:
-            yield from iter_anonymous_ranges(pagemap, region.start, region.end)
+@dataclass(frozen=True)
+class Content:
+    """What is to be stored of process `of`: `memory` is a descriptor of its twin's
+    (proc_pid_mem(5)), `ranges` by address, `guards` (start, end) of guard pages."""
+
+    of: int
+    memory: int
+    ranges: Sequence[_Range]
+    guards: Sequence[tuple[int, int]]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(found.end - found.start for found in self.ranges)
 
 
-def guard_ranges(twin: Twin, regions: Sequence[Region]) -> list[tuple[int, int]]:
-    """(start, end) of the guard pages (MADV_GUARD_INSTALL) in the regions."""
-    pagemap = open_pagemap(twin.pid)
-    try:
-        return [
-            found
-            for region in regions
-            if region.has_own_pages
-            for found in iter_guard_ranges(pagemap, region.start, region.end)
-        ]
-    finally:
-        os.close(pagemap)
-
-
-def save_pages(
-    twin: Twin,
-    regions: Sequence[Region],
-    runs: Sequence[Run],
-    pages_fd: int,
-    handover: Handover,
-    advance: Callable[[int], None],
-) -> None:
-    """Have the twin write the runs to the file behind `pages_fd`.
+def find_content(
+    of: int, memory: int, pagemap: int, regions: Sequence[Region], base: Base
+) -> Content:
+    """What of the regions has to be stored.
 
     Args:
-        advance: told the offset up to which all is written, again and again.
+        memory, pagemap: of the twin, descriptors.
+        base: an earlier snapshot.
 
     Raises:
-        StorageError: the disk is full.
+        NoSuchProcess: the twin is gone.
     """
-    (fd,) = handover.give(twin.thread, [pages_fd])
-    twin.thread.run(
-        [
-            Call("mprotect", (region.start, region.size, _PROT_READ), optional=True)
-            for region in regions
-            if region.has_own_pages and not region.protection & _PROT_READ
-        ]
-    )
-    copied = [r for r in regions if r.content == "copied"]
-    for group in groups(runs):
-        _write(twin.thread, fd, group, copied)
-        _, length, offset = group[-1]
-        advance(offset + length)
-    twin.thread.call("close", fd)
+    own = [region for region in regions if region.has_own_pages]
+    guards = [
+        found
+        for region in own
+        for found in iter_guard_ranges(pagemap, region.start, region.end)
+    ]
+    ranges = [found for region in own for found in _iter_stored(of, pagemap, region, base)]
+    return Content(of, memory, ranges, guards)
 
 
-def groups(runs: Sequence[Run], most: int = _PIECE) -> Iterator[list[Run]]:
-    """Pieces of the runs, each group with `most` bytes at most, and no more than a
-    process should write or read at once."""
-    most = min(most, _PIECE)
-    group: list[Run] = []
-    total = 0
-    for address, length, offset in runs:
-        while length:
-            piece = min(length, most - total)
-            group.append((address, piece, offset))
-            address, length, offset = address + piece, length - piece, offset + piece
-            total += piece
-            if total == most or len(group) == _MOST_CALLS:
-                yield group
-                group, total = [], 0
-    if group:
-        yield group
+def _iter_stored(of: int, pagemap: int, region: Region, base: Base) -> Iterator[_Range]:
+    if "dp" in region.flags:
+        return
+    if region.content == "copied":
+        yield _Range(region.start, region.end, may_end=True)
+        return
+    for start, end in iter_anonymous_ranges(pagemap, region.start, region.end):
+        for low, high, offset in base.find(of, pagemap, start, end):
+            if start < low:
+                yield _Range(start, low)
+            yield _Range(low, high, offset)
+            start = high
+        if start < end:
+            yield _Range(start, end)
 
 
-_MOST_CALLS = 400
-
-
-def _write(
-    thread: RemoteThread, fd: int, group: Sequence[Run], copied: Sequence[Region]
-) -> None:
-    """One after the other: Linux lets nobody else write to a file meanwhile.
+def save_content(
+    content: Content, writer: SnapshotWriter, advance: Callable[[int], None]
+) -> Record:
+    """Store it.
 
     Args:
-        copied: regions that may end before they do: of files that are shorter.
+        advance: told how many bytes more have been stored, again and again.
+
+    Raises:
+        EngineError: the twin is gone.
+        StorageError: the disk is full.
     """
-    rest = list(group)
-    while rest:
-        calls = [Call("pwrite64", (fd, *run), optional=True) for run in rest]
-        rest = list(_iter_unwritten(thread.pid, rest, thread.run(calls), copied))
+    runs: list[Run] = []
+    buffer = memoryview(bytearray(min(content.size, _PIECE)))
+    for found in content.ranges:
+        address = found.start
+        while address < found.end:
+            length = found.end - address
+            if found.unchanged is not None:
+                offset = found.unchanged + address - found.start
+                _add(runs, address, length, writer.append_unchanged(offset, length))
+            else:
+                length = min(length, _PIECE)
+                view = buffer[:length]
+                _read(content, view, address, may_end=found.may_end)
+                _add(runs, address, length, writer.append(view))
+            address += length
+            advance(length)
+    return Record.of(content.of, runs, content.guards)
 
 
-def _iter_unwritten(
-    pid: int, runs: Sequence[Run], results: Sequence[Result], copied: Sequence[Region]
-) -> Iterator[Run]:
-    for (address, length, offset), result in zip(runs, results, strict=True):
-        done = result.value
-        if done < 0:
-            may_end = any(region.start <= address < region.end for region in copied)
-            if -done == errno.EFAULT and may_end:
-                continue
-            raise _failure(pid, address, -done)
-        if done < length:
-            yield address + done, length - done, offset + done
+def _add(runs: list[Run], address: int, length: int, offset: int) -> None:
+    if runs:
+        start, before, at = runs[-1]
+        if start + before == address and at + before == offset:
+            runs[-1] = (start, before + length, at)
+            return
+    runs.append((address, length, offset))
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def _read(content: Content, view: memoryview, address: int, *, may_end: bool) -> None:
+    got = 0
+    while got < len(view):
+        try:
+            step = os.preadv(content.memory, [view[got:]], address + got)
+        except OSError as error:
+            if may_end:
+                view[got:] = bytes(len(view) - got)
+                return
+            raise EngineError(
+                f"process {content.of}: pages at {address + got:#x} cannot be saved: "
+                f"{error.strerror}"
+            ) from error
+        if step == 0:
+            raise EngineError(
+                f"the twin of process {content.of} has ended before it was saved",
+                "Take another snapshot.",
+            )
+        got += step
 
 
-def _failure(pid: int, address: int, code: int) -> CheckpointRestoreError:
-    if code in _FULL:
-        return StorageError(
-            f"cannot write the snapshot's pages: {os.strerror(code)}",
-            "Make room (`jupyter cr rm NAME`), or put the store elsewhere "
-            "(JUPYTER_CR_HOME).",
-        )
-    return EngineError(
-        f"process {pid}: pages at {address:#x} cannot be saved: {os.strerror(code)}"
-    )
+assert _PIECE % PAGE == 0

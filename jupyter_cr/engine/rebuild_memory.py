@@ -1,15 +1,14 @@
-"""Rebuild memory: the layout of a process, then its content.
+"""Rebuild memory: the layout of a process, and when it has its content, what is left.
 
-The process maps and reads everything itself; we only tell it what.
+The process maps everything itself; we only tell it what.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jupyter_cr.engine import pages
 from jupyter_cr.engine.seed import Seed
 from jupyter_cr.engine.state.address_space import (
     GUARD,
@@ -20,20 +19,18 @@ from jupyter_cr.engine.state.address_space import (
     mm_map_call,
     protect_calls,
 )
-from jupyter_cr.errors import CorruptImage, EngineError, RestoreError
+from jupyter_cr.errors import EngineError, RestoreError
 from jupyter_cr.tracer.arch.x86_64 import PAGE
 from jupyter_cr.tracer.calls import Call
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
 from jupyter_cr.tracer.proc.maps import find_gap, read_maps
-from jupyter_cr.tracer.remote import Batch, Result
 
 __all__ = [
     "FileKey",
     "MappedFiles",
     "clear",
     "file_keys",
-    "fill_memory",
     "finish_clone",
     "finish_memory",
     "lay_out",
@@ -217,56 +214,6 @@ def _parking(
     return places
 
 
-def fill_memory(
-    seed: Seed,
-    runs: Sequence[pages.Run],
-    pages_fd: int,
-    handover: Handover,
-    advance: Callable[[int], None],
-    meanwhile: Callable[[], None],
-) -> None:
-    """Have the process read its pages, by as many of its threads as there are
-    processors. `advance` is told how many bytes have come; `meanwhile` is called while
-    the process reads.
-
-    Raises:
-        CorruptImage: the pages end too early.
-    """
-    (fd,) = handover.give(seed.thread, [pages_fd])
-    workers = list(seed.threads.values())[: os.cpu_count() or 1]
-    total = sum(length for _, length, _ in runs)
-    todo = list(pages.groups(runs, -(-total // len(workers) // PAGE) * PAGE))
-    todo.reverse()
-    while todo:
-        batches = []
-        for worker in workers[: len(todo)]:
-            group = todo.pop()
-            calls = [Call("pread64", (fd, *run)) for run in group]
-            batches.append((group, Batch(worker, calls)))
-            batches[-1][1].start()
-        meanwhile()
-        for group, batch in batches:
-            rest = _unread(group, batch.finish())
-            advance(sum(n for _, n, _ in group) - sum(n for _, n, _ in rest))
-            if rest:
-                todo.append(rest)
-    seed.thread.call("close", fd)
-
-
-def _unread(group: Sequence[pages.Run], results: Sequence[Result]) -> list[pages.Run]:
-    rest = []
-    for (address, length, at), result in zip(group, results, strict=True):
-        done = result.value
-        if not done:
-            raise CorruptImage(
-                f"the snapshot's pages end at {at}, {length} bytes are missing",
-                "The snapshot cannot be used: remove it (`jupyter cr rm`).",
-            )
-        if done < length:
-            rest.append((address + done, length - done, at + done))
-    return rest
-
-
 def finish_memory(
     seed: Seed,
     layout: Layout,
@@ -311,8 +258,6 @@ def finish_clone(seed: Seed, layout: Layout) -> None:
     """What `finish_memory` does, for a clone of a twin: that is all a twin has lost."""
     calls = _wipe_calls(layout)
     for region in layout.regions:
-        if region.has_own_pages and not region.protection & _PROT_READ:
-            calls.append(Call("mprotect", (region.start, region.size, region.protection)))
         if {"dc", "wf", "lo"} & set(region.flags):
             calls += advice_calls(region, before_filling=False)
     seed.thread.run(calls)
@@ -327,4 +272,3 @@ def _wipe_calls(layout: Layout) -> list[Call]:
 
 
 _MADV_DONTNEED = 4
-_PROT_READ = 1

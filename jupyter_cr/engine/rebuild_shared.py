@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from jupyter_cr.engine import shared_memory
 from jupyter_cr.engine.descriptors.base import Rebuilding
 from jupyter_cr.engine.descriptors.deleted_file import find_inode
-from jupyter_cr.errors import CorruptImage, RestoreError
+from jupyter_cr.engine.streams import SnapshotReader
+from jupyter_cr.errors import RestoreError
 
 __all__ = ["fill_shared_memory", "rebuild_shared_memory"]
 
@@ -44,21 +45,21 @@ def rebuild_shared_memory(
 def fill_shared_memory(
     records: Iterable[shared_memory.Record],
     made: Mapping[object, int],
-    pages_fd: int,
+    reader: SnapshotReader,
 ) -> None:
     """Give the objects their content. Only when nobody else uses them any more: a named
     one may be the very file that the tree to be replaced is working with.
 
     Raises:
         RestoreError: the file system is full.
-        CorruptImage: the snapshot lacks the content.
+        CorruptImage: the content is not as written.
     """
     for record in records:
         if not record.held:
             fd = made[record.device, record.inode]
             os.ftruncate(fd, 0 if record.path else record.size)
             os.ftruncate(fd, record.size)
-            _fill(fd, record, pages_fd)
+            _fill(fd, record, reader)
 
 
 def _make(record: shared_memory.Record, rebuilding: Rebuilding) -> int:
@@ -85,17 +86,11 @@ def _open_named(record: shared_memory.Record) -> int:
         ) from error
 
 
-def _fill(fd: int, record: shared_memory.Record, pages_fd: int) -> None:
+def _fill(fd: int, record: shared_memory.Record, reader: SnapshotReader) -> None:
     for at, length, offset in record.runs:
-        while length:
-            data = os.pread(pages_fd, min(length, _PIECE), offset)
-            if not data:
-                raise CorruptImage(
-                    f"the snapshot's pages end at {offset}",
-                    "The snapshot cannot be used: remove it (`jupyter cr rm`).",
-                )
-            os.pwrite(fd, data, at)
-            at, length, offset = at + len(data), length - len(data), offset + len(data)
+        for done in range(0, length, _PIECE):
+            data = reader.read(offset + done, min(_PIECE, length - done))
+            os.pwrite(fd, data, at + done)
 
 
 _PIECE = 1 << 20

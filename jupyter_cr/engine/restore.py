@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from jupyter_cr.engine.build import Building
 from jupyter_cr.engine.controlling_terminals import ControllingTerminals
@@ -25,6 +24,7 @@ from jupyter_cr.engine.preflight import require_paths
 from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
 from jupyter_cr.engine.streams import SnapshotReader
+from jupyter_cr.errors import RestoreError
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.ptrace import dead_threads_reaped
 
@@ -60,7 +60,7 @@ def restore_tree(
     reader: SnapshotReader,
     *,
     mode: Mode,
-    directory: Path,
+    name: str,
     ports: dict[int, int] | None = None,
     replacing: int | None = None,
     lazy: bool = False,
@@ -69,7 +69,7 @@ def restore_tree(
     """Bring the tree of a snapshot back.
 
     Args:
-        directory: the snapshot's, which names it.
+        name: the snapshot's.
         ports: for a fork, ports that listeners are to have: recorded -> wanted.
         replacing: for a restore, the root, as we see it, of the tree in whose place it is
             to be; default: the one that the snapshot is of, if it runs.
@@ -88,8 +88,8 @@ def restore_tree(
     snapshot.needed.require()
     require_paths(snapshot.living, snapshot.files)
     _raise_file_limit()
-    check = None if lazy else PagesCheck(reader)
     with ExitStack() as stack:
+        check = None if lazy else stack.enter_context(PagesCheck(reader))
         if mode == "restore":
             stack.enter_context(hold(snapshot.identity))
         rebuilding = Rebuilding(mode, snapshot.files, ports=dict(ports or {}), stack=stack)
@@ -97,12 +97,13 @@ def restore_tree(
         handover = stack.enter_context(Handover())
         stack.enter_context(dead_threads_reaped())
         terminals = ControllingTerminals(rebuilding, handover)
-        site = break_ground(snapshot, mode, directory, handover, warn, terminals)
+        site = break_ground(snapshot, mode, name, handover, warn, terminals)
         try:
+            all_warm = site.warm == {record.pid for record in snapshot.living}
+            if not (reader.is_complete or all_warm):
+                raise _unfinished(name)
             supervisor = site.container.supervisor
-            pager = None
-            if lazy:
-                pager = Pager(reader.pages_fd, reader.check_as_needed(), supervisor)
+            pager = Pager(reader, supervisor) if lazy else None
             old = Predecessor(snapshot, rebuilding, supervisor.outer_pid, replacing)
             building = Building(
                 snapshot,
@@ -114,7 +115,6 @@ def restore_tree(
                 old.look if mode == "restore" else _nothing,
             )
             building.build_memory()
-            all_warm = site.warm == {record.pid for record in snapshot.living}
             if check is not None and not all_warm:
                 check.result()
             stack.enter_context(_not_to_be_interrupted())
@@ -140,6 +140,13 @@ def restore_tree(
         dict(rebuilding.ports),
         tuple(rebuilding.warnings),
         pager,
+    )
+
+
+def _unfinished(name: str) -> RestoreError:
+    return RestoreError(
+        f"the pages of {name} are still being saved",
+        "Wait until it is durable (`jupyter cr list`), and try again.",
     )
 
 

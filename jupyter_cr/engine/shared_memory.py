@@ -16,7 +16,8 @@ import msgspec
 from jupyter_cr.engine.descriptors.base import Tree
 from jupyter_cr.engine.freeze import FrozenProcess
 from jupyter_cr.engine.state.address_space import Region
-from jupyter_cr.errors import StorageError, Unsupported
+from jupyter_cr.engine.streams import SnapshotWriter
+from jupyter_cr.errors import Unsupported
 
 __all__ = ["Copy", "Record", "copy_shared_memory", "save_shared_memory", "tmpfs_paths"]
 
@@ -139,8 +140,8 @@ def _missing(copy: Copy, start: int, end: int) -> list[tuple[int, int]]:
     return gaps
 
 
-def save_shared_memory(copies: Iterable[Copy], pages_fd: int, offset: int) -> list[Record]:
-    """Append the copies to the pages, from `offset` on; zeros are left out.
+def save_shared_memory(copies: Iterable[Copy], writer: SnapshotWriter) -> list[Record]:
+    """Append the copies to the pages; zeros are left out.
 
     Raises:
         StorageError: the disk is full.
@@ -151,10 +152,8 @@ def save_shared_memory(copies: Iterable[Copy], pages_fd: int, offset: int) -> li
         for start, piece in sorted(copy.pieces.items()):
             for at, length in _data_runs(piece):
                 view = memoryview(piece)[at : at + length]
-                _write_all(pages_fd, view, offset)
+                runs.append((start + at, length, writer.append(view)))
                 view.release()
-                runs.append((start + at, length, offset))
-                offset += length
             piece.close()
         records.append(_record_of(copy, tuple(runs)))
     return records
@@ -173,19 +172,6 @@ def _data_runs(piece: mmap.mmap) -> list[tuple[int, int]]:
             else:
                 runs.append((at, _BLOCK))
     return [(at, min(length, len(piece) - at)) for at, length in runs]
-
-
-def _write_all(fd: int, view: memoryview, offset: int) -> None:
-    while view:
-        try:
-            written = os.pwrite(fd, view, offset)
-        except OSError as error:
-            raise StorageError(
-                f"cannot write the snapshot's pages: {error.strerror}",
-                "Make room (`jupyter cr rm`), or put the store elsewhere "
-                "(JUPYTER_CR_HOME).",
-            ) from error
-        view, offset = view[written:], offset + written
 
 
 def _record_of(copy: Copy, runs: tuple[tuple[int, int, int], ...]) -> Record:

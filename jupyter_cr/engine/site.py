@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from jupyter_cr.engine.container import Container, make_container
 from jupyter_cr.engine.controlling_terminals import ControllingTerminals
@@ -43,7 +42,7 @@ class Site:
 def break_ground(
     snapshot: Snapshot,
     mode: Mode,
-    directory: Path,
+    name: str,
     handover: Handover,
     warn: Callable[[str], None],
     terminals: ControllingTerminals,
@@ -54,7 +53,7 @@ def break_ground(
         RestoreError: this user may not have namespaces here.
         PidTaken: cannot happen in a new namespace, unless the snapshot is odd.
     """
-    twin = _find_twin(snapshot, directory) if mode == "fork" else None
+    twin = _find_twin(snapshot) if mode == "fork" else None
     threads = max(len(record.threads) for record in snapshot.living)
     occupied = [
         bounds
@@ -63,9 +62,7 @@ def break_ground(
     ]
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
-    container = make_container(
-        address, threads, [SEED_NAME, identity, directory.name, mode], warn
-    )
+    container = make_container(address, threads, [SEED_NAME, identity, name, mode], warn)
     try:
         given: dict[int, Seed] = {}
         if twin is not None:
@@ -78,9 +75,9 @@ def break_ground(
         raise
 
 
-def _find_twin(snapshot: Snapshot, directory: Path) -> ParkedTwin | None:
+def _find_twin(snapshot: Snapshot) -> ParkedTwin | None:
     """The root's twin, if a fork can begin with it."""
-    for twin in read_twins(directory):
+    for twin in read_twins(snapshot.reader.directory):
         if twin.of == snapshot.identity.root and can_start_warm(snapshot.living, twin):
             return twin
     return None

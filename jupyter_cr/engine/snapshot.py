@@ -81,12 +81,18 @@ def _only(reader: SnapshotReader, cls: type[S]) -> S:
 
 
 class PagesCheck:
-    """Checks the pages in a thread of its own, from now on, beside the building."""
+    """Checks, in a thread of its own, from now on, what the processes read themselves.
+    A context manager."""
 
     def __init__(self, reader: SnapshotReader) -> None:
         self._executor = ThreadPoolExecutor(1, "verify pages")
-        self._outcome = self._executor.submit(reader.verify_pages)
-        self._executor.shutdown(wait=False)
+        self._outcome = self._executor.submit(reader.verify_raw)
+
+    def __enter__(self) -> PagesCheck:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
 
     def result(self) -> None:
         """Wait for it.

@@ -1,4 +1,4 @@
-"""The bytes of a manifest: preamble, framed records, trailer (grammar: see the package)."""
+"""The bytes of a file of records: preamble, frames, trailer (grammar: see the package)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 MAGIC = b"\x89JCR\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
+OLDEST = 2
 TRAILER_TYPE = 0xFFFF
 
 _PREAMBLE = struct.Struct("<8sIQ")
@@ -37,7 +38,7 @@ DAMAGED = "It cannot be used; `jupyter cr rm` removes it. Take another snapshot.
 
 
 class Trailer(msgspec.Struct, frozen=True, array_like=True):
-    """Says that the manifest is whole."""
+    """Says that the file is whole."""
 
     records: int
     """Count of records before this one."""
@@ -49,7 +50,7 @@ class Trailer(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One sound record of a manifest, not yet decoded."""
+    """One sound record of a file, not yet decoded."""
 
     index: int
     offset: int
@@ -60,7 +61,7 @@ class Frame:
 
 
 def encode_preamble(version: int = VERSION) -> bytes:
-    """The first bytes of a manifest."""
+    """The first bytes of a file of records."""
     covered = _PREAMBLE.pack(MAGIC, version, 0)[: -_CHECKSUM.size]
     return covered + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(covered))
 
@@ -95,9 +96,7 @@ def _check_preamble(data: memoryview, path: Path) -> None:
         )
     magic, version, checksum = _PREAMBLE.unpack_from(data)
     if magic != MAGIC:
-        raise CorruptImage(
-            f"{path} is not a snapshot's manifest (magic, offset 0).", DAMAGED
-        )
+        raise CorruptImage(f"{path} is no file of jupyter-cr (magic, offset 0).", DAMAGED)
     if checksum != xxhash.xxh3_64_intdigest(data[: _PREAMBLE.size - _CHECKSUM.size]):
         raise CorruptImage(f"{path}: the preamble (offset 0) is damaged.", DAMAGED)
     if version > VERSION:
@@ -105,9 +104,9 @@ def _check_preamble(data: memoryview, path: Path) -> None:
             f"{path} has format version {version}; this release reads up to {VERSION}.",
             "Use the release of jupyter-cr that wrote it, or a later one.",
         )
-    if version < 1:
+    if version < OLDEST:
         raise CorruptImage(
-            f"{path} has format version {version}, which never was.", DAMAGED
+            f"{path} has format version {version}, which was in no release.", DAMAGED
         )
 
 
@@ -142,10 +141,10 @@ def _check_trailer(frame: Frame, chain: int, end: int, path: Path) -> None:
 
 
 def iter_frames(data: memoryview, path: Path) -> Iterator[Frame]:
-    """All records of a manifest, each checked; the trailer is checked, not given.
+    """All records of a file, each checked; the trailer is checked, not given.
 
     Args:
-        data: the whole manifest.
+        data: the whole file.
         path: where it is, for messages.
 
     Raises:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from jupyter_cr.errors import CorruptImage, FutureImage, NoSuchSnapshot
-from jupyter_cr.image.checksums import BlockCheck, find_damaged_block
-from jupyter_cr.image.frame import DAMAGED, Frame, iter_frames
-from jupyter_cr.image.records import (
-    RECORDS,
-    Header,
-    Outcome,
-    PageBlocks,
-    class_of,
-    number_of,
-)
-from jupyter_cr.image.writer import MANIFEST, PAGES
+from jupyter_cr.engine.streams import PAGE, Piece
+from jupyter_cr.errors import CorruptImage, NoSuchSnapshot
+from jupyter_cr.image import codecs
+from jupyter_cr.image.frame import DAMAGED
+from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack, unreadable
+from jupyter_cr.image.page_map import Extent, Interval, PageExtents, PageMap
+from jupyter_cr.image.record_file import RecordFile
+from jupyter_cr.image.records import Header, Outcome
 
-__all__ = ["ImageReader"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["LIVE", "MANIFEST", "ImageReader"]
+
+MANIFEST = "manifest"
+LIVE = "live"
+"""In its place, the records of a snapshot whose pages are still to come."""
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -33,11 +37,12 @@ R = TypeVar("R", bound=msgspec.Struct)
 class ImageReader:
     """One snapshot, opened; a `jupyter_cr.engine.streams.SnapshotReader`.
 
-    Opening it checks the whole manifest, and that the pages are as long as they
-    should be; `verify_pages` checks the pages themselves. A context manager.
+    Opening it checks the whole manifest; a pack's index is checked when it is first
+    needed, and its blocks when they are read. Threads can share it. A context manager.
 
     Args:
         directory: the snapshot.
+        packs: the directory of all packs.
 
     Raises:
         NoSuchSnapshot: there is none.
@@ -45,36 +50,40 @@ class ImageReader:
         FutureImage: written by a later release.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._pages_path = directory / PAGES
-        with ExitStack() as undo:
-            self._manifest = self._read_manifest()
-            self._pages = self._open_pages()
-            undo.callback(self.close)
-            self.verify_manifest()
-            undo.pop_all()
+    def __init__(self, directory: Path, packs: Path) -> None:
+        self._directory = directory
+        self._packs = packs
+        self._opened: dict[str, Pack] = {}
+        self._open = ExitStack()
+        self._lock = Lock()
+        self._file, self._complete = self._read_manifest()
+        self._header = self._file.first(Header)
+        self._map = PageMap(())
+        if self._complete:
+            record = self._file.only(PageExtents)
+            try:
+                self._map = PageMap.of(record)
+            except ValueError as error:
+                raise CorruptImage(f"{self._file.path}: {error}.", DAMAGED) from error
 
-    def _read_manifest(self) -> memoryview:
-        path = self.directory / MANIFEST
-        try:
-            return memoryview(path.read_bytes())
-        except FileNotFoundError as error:
-            if self.directory.is_dir():
-                raise CorruptImage(f"{path} is missing.", DAMAGED) from error
-            raise NoSuchSnapshot(
-                f"There is no snapshot at {self.directory}.", "jupyter cr list shows all."
-            ) from error
-        except OSError as error:
-            raise _unreadable(path, error) from error
+    def _read_manifest(self) -> tuple[RecordFile, bool]:
+        for name in (MANIFEST, LIVE, MANIFEST):
+            path = self._directory / name
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                # One that is being completed has first the one, then the other.
+                continue
+            except OSError as error:
+                raise unreadable(path, error) from error
+            return RecordFile(data, path), name == MANIFEST
+        if self._directory.is_dir():
+            raise CorruptImage(f"{self._directory / MANIFEST} is missing.", DAMAGED)
+        raise NoSuchSnapshot(
+            f"There is no snapshot at {self._directory}.", "jupyter cr list shows all."
+        )
 
-    def _open_pages(self) -> int:
-        try:
-            return os.open(self._pages_path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _unreadable(self._pages_path, error) from error
-
-    def __enter__(self) -> ImageReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -86,19 +95,17 @@ class ImageReader:
         self.close()
 
     def close(self) -> None:
-        """Close the pages; safe to call twice."""
-        if self._pages >= 0:
-            os.close(self._pages)
-            self._pages = -1
+        """Close the packs; safe to call twice."""
+        self._open.close()
+        self._opened.clear()
 
     @property
-    def pages_fd(self) -> int:
-        return self._pages
+    def directory(self) -> Path:
+        return self._directory
 
     @property
-    def files(self) -> tuple[Path, Path]:
-        """The manifest and the pages."""
-        return self.directory / MANIFEST, self._pages_path
+    def is_complete(self) -> bool:
+        return self._complete
 
     @property
     def header(self) -> Header:
@@ -110,22 +117,32 @@ class ImageReader:
         """How the checkpoint went, where that was recorded."""
         return next(self.records(Outcome), None)
 
+    @property
+    def page_map(self) -> PageMap:
+        """Where the pages are."""
+        return self._map
+
+    @property
+    def usage(self) -> Mapping[str, Sequence[Interval]]:
+        """Which pages of which pack it refers to."""
+        return self._map.usage()
+
+    @cached_property
+    def page_bytes(self) -> int:
+        """Bytes of memory in it."""
+        return self._map.pages * PAGE
+
+    @cached_property
+    def zero_bytes(self) -> int:
+        """How many of them are of pages full of zeros."""
+        return sum(e.length for e in self._map.extents if not e.pack) * PAGE
+
     def has(self, cls: type[msgspec.Struct]) -> bool:
         """Whether there is a record of that class."""
-        number = number_of(cls)
-        return any(frame.type == number for frame in self._frames)
+        return self._file.has(cls)
 
     def records(self, cls: type[R]) -> Iterator[R]:
-        """All records of one class, in the order they were added.
-
-        Raises:
-            CorruptImage: a sound record that is not what its class says.
-        """
-        number = number_of(cls)
-        decoder = msgspec.msgpack.Decoder(cls)
-        for frame in self._frames:
-            if frame.type == number:
-                yield self._decode(frame, decoder)
+        return self._file.records(cls)
 
     def __iter__(self) -> Iterator[msgspec.Struct]:
         """All records, in the order they were added.
@@ -133,116 +150,158 @@ class ImageReader:
         Raises:
             CorruptImage: a sound record that is not what its class says.
         """
-        for frame in self._frames:
-            yield self._decode(frame, msgspec.msgpack.Decoder(class_of(frame.type)))
+        return iter(self._file)
 
-    def _decode(self, frame: Frame, decoder: msgspec.msgpack.Decoder[R]) -> R:
-        try:
-            return decoder.decode(frame.payload)
-        except msgspec.MsgspecError as error:
-            raise CorruptImage(
-                f"{self.directory / MANIFEST}: record {frame.index} at offset "
-                f"{frame.offset} is no {class_of(frame.type).__name__}: {error}.",
-                DAMAGED,
-            ) from error
-
-    def verify_manifest(self) -> None:
-        """Check every record, and the length of the pages; done when opened.
+    def check_packs(self) -> None:
+        """See that all packs that it needs are there, and of the right length.
 
         Raises:
-            CorruptImage: names the file, the record and its offset.
+            CorruptImage: one is not.
             FutureImage: written by a later release.
         """
-        path = self.directory / MANIFEST
-        self._frames = tuple(iter_frames(self._manifest, path))
-        for frame in self._frames:
-            if frame.type not in RECORDS:
-                raise FutureImage(
-                    f"{path}: record {frame.index} at offset {frame.offset} is of type "
-                    f"{frame.type}, which this release does not know.",
-                    "Use the release of jupyter-cr that wrote it, or a later one.",
-                )
-        if not self._frames or self._frames[0].type != number_of(Header):
-            raise CorruptImage(f"{path}: the first record is no Header.", DAMAGED)
-        if self._frames[-1].type != number_of(PageBlocks):
-            raise CorruptImage(f"{path}: the last record is no PageBlocks.", DAMAGED)
-        self._header = next(self.records(Header))
-        *_, self._blocks = self.records(PageBlocks)
-        self._check_length()
+        for name in self.usage:
+            self._pack(name)
 
-    def _check_length(self) -> None:
-        blocks = self._blocks
-        if blocks.block < 1 or len(blocks.checksums) != 8 * -(
-            -blocks.length // blocks.block
-        ):
+    def _pack(self, name: str) -> Pack:
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = self._open.enter_context(Pack(self._packs, name))
+            return self._opened[name]
+
+    def _iter_blocks(self, extent: Extent) -> Iterator[tuple[Pack, Block, int, int, int]]:
+        """(pack, block, first page wanted of it, count, number of that page here)."""
+        pack = self._pack(extent.pack)
+        end = extent.first + extent.length
+        if end > pack.pages:
             raise CorruptImage(
-                f"{self.directory / MANIFEST}: {len(blocks.checksums)} bytes of checksums "
-                f"do not fit {blocks.length} bytes of pages.",
+                f"{self._file.path} needs page {end - 1} of {pack.path}, which has "
+                f"{pack.pages}.",
                 DAMAGED,
             )
-        length = os.fstat(self._pages).st_size
-        if length != blocks.length:
-            raise CorruptImage(
-                f"{self._pages_path} has {length} bytes; it should have {blocks.length}.",
-                DAMAGED,
-            )
+        first = extent.first
+        while first < end:
+            block = pack.blocks[first // BLOCK_PAGES]
+            inside = first % BLOCK_PAGES
+            count = min(block.pages - inside, end - first)
+            yield pack, block, inside, count, extent.page + first - extent.first
+            first += count
+
+    def _find(self, offset: int, length: int) -> Iterator[Extent]:
+        try:
+            yield from self._map.find(offset // PAGE, -(-(offset + length) // PAGE))
+        except IndexError as error:
+            raise CorruptImage(f"{self._file.path}: {error}.", DAMAGED) from error
+
+    def pieces(self, offset: int, length: int) -> Iterator[Piece]:
+        pending: Piece | None = None
+        for piece in self._iter_pieces(offset, length):
+            if pending is not None and _follows(pending, piece):
+                total = pending.length + piece.length
+                pending = Piece(pending.offset, total, pending.fd, pending.at)
+                continue
+            if pending is not None:
+                yield _cut(pending, offset, offset + length)
+            pending = piece
+        if pending is not None:
+            yield _cut(pending, offset, offset + length)
+
+    def _iter_pieces(self, offset: int, length: int) -> Iterator[Piece]:
+        for extent in self._find(offset, length):
+            if not extent.pack:
+                yield Piece(extent.page * PAGE, extent.length * PAGE)
+                continue
+            for pack, block, inside, count, page in self._iter_blocks(extent):
+                start, size = page * PAGE, count * PAGE
+                if block.codec == codecs.RAW:
+                    yield Piece(start, size, pack.fd, block.offset + inside * PAGE)
+                else:
+                    give = partial(_unpack, pack, block, inside * PAGE, size)
+                    yield Piece(start, size, unpack=give, group=(pack.name, block.number))
+
+    def read(self, offset: int, length: int) -> bytes:
+        found = bytearray()
+        first = offset // PAGE * PAGE
+        for extent in self._find(offset, length):
+            if not extent.pack:
+                found += bytes(extent.length * PAGE)
+                continue
+            for pack, block, inside, count, _ in self._iter_blocks(extent):
+                found += _unpack(pack, block, inside * PAGE, count * PAGE)
+        return bytes(memoryview(found)[offset - first : offset - first + length])
+
+    def check(self, offset: int, length: int) -> None:
+        for extent in self._find(offset, length):
+            if extent.pack:
+                for pack, block, *_ in self._iter_blocks(extent):
+                    pack.check_once(block)
+
+    def verify_raw(self) -> None:
+        raw = (found for found in self._iter_used() if found[1].codec == codecs.RAW)
+        _by_several(Pack.check, list(raw))
 
     def verify_pages(self) -> None:
-        """Check all pages against their checksums, with two threads.
+        """Read, check and unpack all that it needs.
 
         Raises:
             CorruptImage: names the first block that is not as written.
         """
-        blocks = self._blocks
-        try:
-            number = find_damaged_block(
-                self._pages, blocks.length, blocks.block, blocks.checksums
-            )
-        except OSError as error:
-            raise _unreadable(self._pages_path, error) from error
-        if number is not None:
-            raise _damaged(self._pages_path, number, blocks.block)
+        _by_several(Pack.unpack, list(self._iter_used()))
 
-    def check_as_needed(self) -> RangeCheck:
-        """What checks ranges of the pages when they are asked for; it does not need this
-        reader any more."""
-        blocks = self._blocks
-        check = BlockCheck(self._pages, blocks.length, blocks.block, blocks.checksums)
-        return RangeCheck(check, self._pages_path, blocks.block)
+    def _iter_used(self) -> Iterator[tuple[Pack, Block]]:
+        """Each block that it needs pages of, once."""
+        for name, intervals in self.usage.items():
+            last = -1
+            for first, end in intervals:
+                extent = Extent(0, end - first, name, first)
+                for pack, block, *_ in self._iter_blocks(extent):
+                    if block.number != last:
+                        yield pack, block
+                    last = block.number
 
 
-@dataclass(frozen=True)
-class RangeCheck:
-    """Checks ranges of the pages against their checksums."""
+def _by_several(
+    check: Callable[[Pack, Block], object], blocks: Sequence[tuple[Pack, Block]]
+) -> None:
+    """Check all of them, by two threads: hashing lets go of the interpreter lock."""
 
-    blocks: BlockCheck
-    path: Path
-    block: int
+    def check_some(part: int) -> None:
+        for pack, block in blocks[part::_THREADS]:
+            check(pack, block)
 
-    def check(self, start: int, end: int) -> None:
-        """Check the bytes [start, end) of the pages.
-
-        Raises:
-            CorruptImage: names the first block that is not as written.
-        """
-        try:
-            number = self.blocks.find_damaged(start, end)
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
-        if number is not None:
-            raise _damaged(self.path, number, self.block)
-
-    def close(self) -> None:
-        """Give back what it holds."""
-        self.blocks.close()
+    with ThreadPoolExecutor(_THREADS, "verify") as threads:
+        for done in [threads.submit(check_some, part) for part in range(_THREADS)]:
+            done.result()
 
 
-def _damaged(path: Path, number: int, block: int) -> CorruptImage:
-    return CorruptImage(
-        f"{path}: block {number} at offset {number * block} does not match its checksum.",
-        DAMAGED,
-    )
+_THREADS = 2
 
 
-def _unreadable(path: Path, error: OSError) -> CorruptImage:
-    return CorruptImage(f"{path} cannot be read: {error.strerror}.", DAMAGED)
+def _unpack(pack: Pack, block: Block, start: int, size: int) -> memoryview:
+    return memoryview(pack.unpack(block))[start : start + size]
+
+
+def _follows(before: Piece, piece: Piece) -> bool:
+    if before.unpack is not None or piece.unpack is not None:
+        return False
+    if before.fd < 0 or piece.fd < 0:
+        return before.fd == piece.fd
+    return before.fd == piece.fd and before.at + before.length == piece.at
+
+
+def _cut(piece: Piece, start: int, end: int) -> Piece:
+    """What of it is in [start, end): ranges need not begin and end with a page."""
+    if piece.offset >= start and piece.offset + piece.length <= end:
+        return piece
+    skipped = max(start - piece.offset, 0)
+    length = min(piece.offset + piece.length, end) - piece.offset - skipped
+    unpack = piece.unpack
+    if unpack is not None:
+        unpack = partial(_part, unpack, skipped, length)
+    at = piece.at + skipped if piece.fd >= 0 else 0
+    return Piece(piece.offset + skipped, length, piece.fd, at, unpack, piece.group)
+
+
+def _part(
+    unpack: Callable[[], bytes | memoryview], start: int, length: int
+) -> bytes | memoryview:
+    return unpack()[start : start + length]

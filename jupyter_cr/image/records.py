@@ -22,7 +22,6 @@ __all__ = [
     "KernelFacts",
     "NotebookFacts",
     "Outcome",
-    "PageBlocks",
     "ProcessOutcome",
     "RunningRequest",
     "class_of",
@@ -127,21 +126,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ProcessOutcome, ...] = ()
 
 
-class PageBlocks(msgspec.Struct, frozen=True, kw_only=True):
-    """The checksums of the pages. The last record before the trailer."""
-
-    length: int
-    """Of the file ``pages``, in bytes."""
-    block: int
-    """Bytes covered by one checksum; the last block may be shorter."""
-    checksums: bytes
-    """XXH3-64 of each block in turn, as little-endian u64."""
-
-
 RECORDS: Mapping[int, str] = MappingProxyType(
     {
         1: "jupyter_cr.image.records:Header",
-        2: "jupyter_cr.image.records:PageBlocks",
+        # 2: retired before the first release.
         3: "jupyter_cr.image.records:Outcome",
         4: "jupyter_cr.engine.machine:Machine",
         5: "jupyter_cr.engine.identity:Identity",
@@ -151,6 +139,9 @@ RECORDS: Mapping[int, str] = MappingProxyType(
         9: "jupyter_cr.engine.pages:Record",
         10: "jupyter_cr.engine.shared_memory:Record",
         11: "jupyter_cr.image.records:Document",
+        12: "jupyter_cr.image.page_map:PageExtents",
+        13: "jupyter_cr.image.pack:PackBlocks",
+        14: "jupyter_cr.image.pack:PackPages",
     }
 )
 """Type number -> ``module:class``. Imported when such a record is read, so that listing

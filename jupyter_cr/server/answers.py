@@ -40,6 +40,9 @@ class RestoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     running: tuple[RunningRequest, ...] = ()
     """Requests of front ends that the kernel goes on with."""
+    position: str = ""
+    """The snapshot that the kernel is at now: this one, or the one that it was taken at if
+    it had only been taken to hibernate."""
 
 
 class ForkAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,8 @@ class ForkAnswer(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_ms: float
     warnings: tuple[str, ...] = ()
     running: tuple[RunningRequest, ...] = ()
+    position: str = ""
+    """The snapshot that the new kernel is at."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +76,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     offset: Annotated[int, msgspec.Meta(ge=0)] = 0
     limit: Annotated[int, msgspec.Meta(ge=0)] = 100
     """0: no limit."""
+
+    @property
+    def is_by_kernel(self) -> bool:
+        """Whether nothing but kernel and notebook has to be looked at."""
+        return not self.q and not self.state
 
     def matches(self, snapshot: Snapshot) -> bool:
         """Whether all applies to it."""
@@ -89,3 +99,5 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: tuple[Snapshot, ...]
     total: int
     """Of those that match."""
+    positions: dict[str, str] = {}
+    """Id of each kernel that they were taken of -> the snapshot that it last was at."""

@@ -9,10 +9,10 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.gateway.gateway_client import GatewayClient
-from traitlets import Bool, Int
+from traitlets import Bool, Int, TraitError, Unicode, default, validate
 from traitlets.config import Config
 
-from jupyter_cr.errors import StorageError
+from jupyter_cr.errors import StorageError, UsageError
 from jupyter_cr.kernels.provisioner import SnapshotProvisioner
 from jupyter_cr.server.adoption import adopt_kernels
 from jupyter_cr.server.documents import Documents
@@ -24,6 +24,7 @@ from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
 from jupyter_cr.server.websocket import SettlingWebsocketConnection
+from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
 
 __all__ = ["SnapshotExtension"]
 
@@ -72,6 +73,27 @@ class SnapshotExtension(ExtensionApp):
         server's control group, kernels are saved and ended: those that are idle and that
         no page is connected to, the longest idle first. 0: never.""",
     )
+    retention = Unicode(
+        config=True,
+        help="""Which snapshots are kept, in words; the others are removed whenever a new
+        one has been taken. As in "last 10, one per hour for a day, one per day for a week,
+        all named"; `jupyter cr prune --dry-run --policy ...` tells what that would remove.
+        Empty: all are kept. Default: the environment's JUPYTER_CR_RETENTION.""",
+    )
+
+    @default("retention")
+    def _default_retention(self) -> str:
+        return os.environ.get(RETENTION_VARIABLE, "")
+
+    @validate("retention")
+    def _validate_retention(self, proposal: Any) -> str:
+        text = str(proposal["value"])
+        try:
+            if text.strip():
+                parse_policy(text)
+        except UsageError as error:
+            raise TraitError(str(error)) from error
+        return text.strip()
 
     _hibernation: Hibernation | None = None
     _tasks: Tasks | None = None
@@ -106,6 +128,7 @@ class SnapshotExtension(ExtensionApp):
             self._documents,
             FrontEndRequests(self._kernels),
             emit,
+            self.retention,
         )
         self._hibernation = Hibernation(
             service,

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from jupyter_server.auth.decorator import authorized
@@ -33,6 +33,8 @@ from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Task, Tasks, Work
 
 __all__ = ["HANDLERS", "openapi"]
+
+T = TypeVar("T")
 
 _METHODS = ("get", "post", "patch", "delete")
 _YAML = "application/yaml"
@@ -102,7 +104,7 @@ def _without_key(details: SnapshotDetails) -> SnapshotDetails:
     return replace(details, header=replace(details.header, kernel=kernel))
 
 
-def _given(value: str | msgspec.UnsetType) -> str | None:
+def _given(value: T | msgspec.UnsetType) -> T | None:
     return None if isinstance(value, msgspec.UnsetType) else value
 
 
@@ -135,10 +137,13 @@ class SnapshotHandler(_Handler):
     async def patch(self, name: str) -> None:
         request = decode_body(self.request.body, UpdateRequest)
         if request == UpdateRequest():
-            raise UsageError("Nothing is to be changed.", "Give a name, a note, or both.")
+            raise UsageError("Nothing is to be changed.", "Give a name, a note, or tags.")
         self.answer(
             await self.service.update(
-                name, new_name=_given(request.name), note=_given(request.note)
+                name,
+                new_name=_given(request.name),
+                note=_given(request.note),
+                tags=_given(request.tags),
             )
         )
 

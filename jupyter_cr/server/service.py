@@ -18,6 +18,7 @@ from jupyter_core.utils import ensure_async
 from jupyter_cr import operations
 from jupyter_cr.errors import (
     CheckpointRestoreError,
+    ImageError,
     NoSuchProcess,
     NoSuchSnapshot,
     StorageError,
@@ -99,6 +100,8 @@ class SnapshotService:
         documents: notebooks.
         requests: what front ends wait for.
         emit: tells what has happened.
+        retention: which snapshots are kept, a policy of `jupyter_cr.store.retention`;
+            empty for all.
     """
 
     def __init__(
@@ -107,11 +110,13 @@ class SnapshotService:
         documents: Documents,
         requests: Requests,
         emit: Emit,
+        retention: str = "",
     ) -> None:
         self._kernels = kernels
         self._documents = documents
         self._requests = requests
         self._emit = emit
+        self._retention = retention
         self._store = Store()
         self._locks: dict[str, asyncio.Lock] = {}
         self._positions: dict[str, str] = {}
@@ -147,6 +152,7 @@ class SnapshotService:
                 kernel_id, name, note, warm=warm, document=document, progress=progress
             )
         self._positions.pop(kernel_id, None)
+        await self._prune()
         return answer
 
     async def _checkpoint(
@@ -209,8 +215,16 @@ class SnapshotService:
             path=path if content else "",
             warnings=warnings,
         )
-        self._emit("created", snapshot=answer.name, kernel_id=kernel_id, path=path)
-        self._emit("durable", snapshot=answer.name, kernel_id=kernel_id, path=path)
+        for action in ("created", "durable"):
+            self._emit(
+                action,
+                snapshot=answer.name,
+                kernel_id=kernel_id,
+                path=path,
+                state=answer.state,
+                parent=answer.parent,
+                position=answer.name,
+            )
         return answer
 
     async def hibernate(
@@ -252,6 +266,7 @@ class SnapshotService:
             await ensure_async(self._kernels.shutdown_kernel(kernel_id, now=True))
         self._positions.pop(kernel_id, None)
         self._emit("hibernated", snapshot=name, kernel_id=kernel_id, path=path)
+        await self._prune()
         return answer
 
     async def hibernated(self, path: str, kernel_name: str | None) -> Header | None:
@@ -311,7 +326,7 @@ class SnapshotService:
                 progress=progress,
             )
             answer = await self._resume(wanted)
-            await self._conclude(answer, header)
+            answer = await self._conclude(answer, header)
         return answer
 
     async def restore(
@@ -354,16 +369,22 @@ class SnapshotService:
                     await self._documents.attach(
                         header.notebook.path, kernel_id, header.notebook.type
                     )
-            await self._conclude(answer, header)
+            answer = await self._conclude(answer, header)
         return answer
 
-    async def _conclude(self, answer: RestoreAnswer, header: Header) -> None:
+    async def _conclude(self, answer: RestoreAnswer, header: Header) -> RestoreAnswer:
         """A kernel is what it was: take note, and tell."""
+        position = await self._position(answer.kernel_id)
+        if header.automatic == operations.HIBERNATED:
+            # The snapshot has served its purpose, and goes.
+            position = await self._parent(answer.snapshot)
+        answer = msgspec.structs.replace(answer, position=position)
         self._emit(
             "restored",
             snapshot=answer.snapshot,
             kernel_id=answer.kernel_id,
             path=header.notebook.path,
+            position=position,
             running=[
                 {"msg_id": request.msg_id, "cell_id": request.cell_id}
                 for request in answer.running
@@ -371,11 +392,12 @@ class SnapshotService:
         )
         if header.automatic == operations.HIBERNATED:
             self._resumed[answer.kernel_id] = answer
-            # It has served its purpose; opened again, the kernel is not to fall back.
+            # Opened again, the kernel is not to fall back.
             with suppress(NoSuchSnapshot, StorageError):
                 await self.delete([answer.snapshot])
         else:
             self._positions[answer.kernel_id] = answer.snapshot
+        return answer
 
     async def _restore(self, wanted: _Wanted) -> RestoreAnswer:
         kernel_id = wanted.kernel_id
@@ -572,6 +594,7 @@ class SnapshotService:
             elapsed_ms=revival.running.elapsed_ms,
             warnings=tuple(_fork_warnings(revival)),
             running=header.notebook.running,
+            position=await self._position(kernel_id),
         )
         self._emit(
             "forked",
@@ -579,6 +602,7 @@ class SnapshotService:
             kernel_id=header.kernel.kernel_id,
             new_kernel_id=kernel_id,
             path=answer.path,
+            position=answer.position,
         )
         return answer
 
@@ -634,10 +658,31 @@ class SnapshotService:
         Raises:
             StorageError: the store is not readable.
         """
-        found = await asyncio.to_thread(self._store.list)
-        wanted = [snapshot for snapshot in reversed(found) if query.matches(snapshot)]
-        end = query.offset + query.limit if query.limit else None
-        return Page(snapshots=tuple(wanted[query.offset : end]), total=len(wanted))
+        return await asyncio.to_thread(self._page, query)
+
+    def _page(self, query: Query) -> Page:
+        kernel_id, path = query.kernel_id or None, query.path or None
+        if query.is_by_kernel:
+            shown = self._store.list(
+                limit=query.limit or None,
+                newest_first=True,
+                kernel_id=kernel_id,
+                path=path,
+                offset=query.offset,
+            )
+            total = self._store.count(kernel_id, path)
+        else:
+            found = self._store.list(newest_first=True, kernel_id=kernel_id, path=path)
+            wanted = [snapshot for snapshot in found if query.matches(snapshot)]
+            end = query.offset + query.limit if query.limit else None
+            shown, total = wanted[query.offset : end], len(wanted)
+        kernels = {snapshot.kernel_id for snapshot in shown}
+        positions = {
+            kernel_id: name
+            for kernel_id, name in self._store.positions().items()
+            if kernel_id in kernels
+        }
+        return Page(snapshots=tuple(shown), total=total, positions=positions)
 
     async def snapshot(self, name: str) -> operations.SnapshotDetails:
         """All that is known of one snapshot.
@@ -648,15 +693,25 @@ class SnapshotService:
         return await asyncio.to_thread(operations.show_snapshot, name)
 
     async def update(
-        self, name: str, *, new_name: str | None = None, note: str | None = None
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        note: str | None = None,
+        tags: Sequence[str] | None = None,
     ) -> Snapshot:
-        """Give a snapshot another name, or note, or both.
+        """Give a snapshot another name, or note, or tags in place of those that it has.
 
         Raises:
             NoSuchSnapshot, NameTaken, UsageError, StorageError: as the store does.
         """
         former_name = ""
-        # First, since that is what may be refused.
+        # First what may be refused.
+        if tags is not None:
+            has = (await asyncio.to_thread(self._store.summary, name)).tags
+            await asyncio.to_thread(
+                operations.tag_snapshot, name, tags, sorted({*has} - {*tags})
+            )
         if new_name is not None and new_name != name:
             await asyncio.to_thread(operations.rename_snapshot, name, new_name)
             for kernel_id, position in self._positions.items():
@@ -677,6 +732,15 @@ class SnapshotService:
         await asyncio.to_thread(operations.remove_snapshots, names)
         for name in names:
             self._emit("deleted", snapshot=name)
+
+    async def _prune(self) -> None:
+        """Remove what is not to be kept. Done after what was asked for, which has been done
+        whether or not this can be."""
+        if self._retention:
+            with suppress(ImageError, StorageError):
+                pruned = await asyncio.to_thread(self._store.prune, self._retention)
+                for snapshot in pruned.removed:
+                    self._emit("deleted", snapshot=snapshot.name)
 
     async def document(self, name: str) -> bytes:
         """The notebook that was saved with a snapshot, as JSON.
@@ -719,10 +783,20 @@ class SnapshotService:
             )
         return provisioner
 
+    async def _position(self, kernel_id: str) -> str:
+        return await asyncio.to_thread(self._store.position, kernel_id)
+
+    async def _parent(self, name: str) -> str:
+        with suppress(NoSuchSnapshot):
+            return (await asyncio.to_thread(self._store.summary, name)).parent
+        return ""
+
     async def _header(self, name: str) -> Header:
+        """With the name that the snapshot has now."""
+
         def read() -> Header:
             with self._store.open(name) as reader:
-                return reader.header
+                return msgspec.structs.replace(reader.header, name=reader.name)
 
         return await asyncio.to_thread(read)
 

@@ -1,4 +1,4 @@
-"""Names of snapshots: what is allowed, and what is taken when none is given."""
+"""Names of snapshots, and tags: what is allowed, and what is taken when none is given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Container
 
 from jupyter_cr.errors import UsageError
 
-__all__ = ["MAX_BYTES", "check_name", "suggest_name"]
+__all__ = ["MAX_BYTES", "check_name", "check_tag", "suggest_name"]
 
 MAX_BYTES = 128
 """Leaves room, in a file name of 255 bytes, for what is put around it."""
@@ -40,6 +40,22 @@ def check_name(name: str) -> str:
             f"A snapshot's name has {MAX_BYTES} bytes at most: {name!r}.", hint
         )
     return name
+
+
+def check_tag(tag: str) -> str:
+    """Return `tag` if it may be one: one word that can be told from an option.
+
+    Raises:
+        UsageError: says what is wrong with it.
+    """
+    if not tag.isprintable() or not tag or tag[0] == "-" or re.search(r"[\s,;]", tag):
+        raise UsageError(
+            f"A tag is a word without spaces, commas and semicolons: {tag!r}.",
+            "As in: release, or paper-3",
+        )
+    if len(tag.encode()) > MAX_BYTES:
+        raise UsageError(f"A tag has {MAX_BYTES} bytes at most: {tag!r}.", "As in: release")
+    return tag
 
 
 def suggest_name(base: str, taken: Container[str]) -> str:

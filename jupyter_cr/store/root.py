@@ -9,7 +9,7 @@ from pathlib import Path
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
 
-__all__ = ["check_root", "prepare_root", "store_root"]
+__all__ = ["check_root", "is_remote", "prepare_root", "store_root"]
 
 
 def store_root() -> Path:
@@ -60,3 +60,27 @@ def check_root(root: Path) -> None:
     if stat.S_IMODE(status.st_mode) & 0o077:
         with storage_errors(root):
             root.chmod(0o700)
+
+
+_REMOTE = frozenset(
+    {
+        *("9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs"),
+        *("nfs", "nfs4", "smb3", "smbfs", "vboxsf", "virtiofs"),
+    }
+)
+
+
+def is_remote(root: Path) -> bool:
+    """Whether other machines may have the same files: they share no memory with us, which
+    SQLite's write-ahead log would need (https://sqlite.org/wal.html)."""
+    # Imported where needed: 15 ms, once for each store.
+    import psutil
+
+    place = os.path.realpath(root)
+    within = [
+        part
+        for part in psutil.disk_partitions(all=True)
+        if place == part.mountpoint or place.startswith(part.mountpoint.rstrip("/") + "/")
+    ]
+    kind = max(within, key=lambda part: len(part.mountpoint)).fstype if within else ""
+    return kind in _REMOTE or kind.startswith("fuse.")

@@ -19,7 +19,9 @@ __all__ = [
     "TFD_TIMER_ABSTIME",
     "TFD_TIMER_CANCEL_ON_SET",
     "TimerSetting",
+    "fallocate_punch",
     "fstatfs_type",
+    "ioprio_set_idle",
     "kcmp",
     "kcmp_epoll_target",
     "pidfd_getfd",
@@ -46,12 +48,18 @@ TFD_TIMER_CANCEL_ON_SET = 2
 # glibc wraps neither; 438 is the number on every architecture.
 _KCMP = {"x86_64": 312, "aarch64": 272}[os.uname().machine]
 _PIDFD_GETFD = 438
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}[os.uname().machine]
+
+_IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_IDLE = 1, 3
+# linux/falloc.h: FALLOC_FL_PUNCH_HOLE has to come with FALLOC_FL_KEEP_SIZE.
+_PUNCH_HOLE = 0x02 | 0x01
 
 _SPLICE_F_NONBLOCK = 2
 _SECOND = 1_000_000_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 _libc.tee.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint)
 _libc.tee.restype = ctypes.c_ssize_t
 
@@ -99,6 +107,25 @@ def syscall(number: int, *args: int | bytes) -> int:
         for arg in args
     ]
     return _check(_libc.syscall(ctypes.c_long(number), *words))
+
+
+def fallocate_punch(fd: int, offset: int, length: int) -> None:
+    """fallocate(2) with FALLOC_FL_PUNCH_HOLE: give back the space of a part of a file,
+    which reads as zeros from then on.
+
+    Raises:
+        OSError: EOPNOTSUPP where the file system has no holes.
+    """
+    _check(_libc.fallocate(fd, _PUNCH_HOLE, offset, length))
+
+
+def ioprio_set_idle() -> None:
+    """ioprio_set(2): this thread's reads and writes wait for everybody else's.
+
+    Raises:
+        OSError: What Linux answered.
+    """
+    syscall(_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE << 13)
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

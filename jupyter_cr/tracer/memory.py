@@ -45,7 +45,7 @@ class Memory:
         except OSError:
             return b""
 
-    def write(self, address: int, data: bytes | bytearray) -> None:
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Put `data` at `address`. Raises EngineError if it does not fit."""
         if os.pwrite(self.fd, data, address) != len(data):
             raise EngineError(

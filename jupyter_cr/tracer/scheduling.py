@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import threading
+from contextlib import suppress
 
 from jupyter_cr.tracer.arch.x86_64 import SYSCALLS
+from jupyter_cr.tracer.libc import ioprio_set_idle
 
-__all__ = ["get_robust_list", "ioprio_get", "sched_getattr"]
+__all__ = ["get_robust_list", "ioprio_get", "sched_getattr", "yield_processor"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,3 +42,17 @@ def ioprio_get(tid: int) -> int:
     """I/O class and priority (ioprio_get(2))."""
     who_process = 1
     return _syscall("ioprio_get", who_process, tid)
+
+
+_NICE = 10
+"""A tenth of a processor's time where somebody else wants all of it (sched(7)): it must
+get done, too."""
+
+
+def yield_processor() -> None:
+    """Have this thread, for the rest of its life, give way to all others: for work that
+    nobody waits for. Only some I/O schedulers know of it (ioprio_set(2))."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+    with suppress(OSError):
+        ioprio_set_idle()

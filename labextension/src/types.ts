@@ -4,16 +4,31 @@
  */
 
 /** In which state a snapshot is. */
-export type State = 'warm' | 'durable' | 'corrupt' | 'future';
+export type State =
+  'saving' | 'live' | 'warm' | 'durable' | 'corrupt' | 'future';
 
 /** One line of a list of snapshots. */
 export interface ISnapshot {
   name: string;
+  /** Stays what it is when the name changes. */
+  id: string;
   state: State;
+  /** How much of it is on disk, from 0 to 1. */
+  saved: number;
   /** ISO 8601. */
   created: string;
-  /** On disk. */
+  /** On disk: `own` and `shared`. */
   bytes: number;
+  /** Bytes of memory in it. */
+  logical: number;
+  /** What its removal gives back. */
+  own: number;
+  shared: number;
+  /** Whether somebody asked for its name, or it was made up. */
+  named: boolean;
+  /** The snapshot that the kernel was at when it was taken; empty if none. */
+  parent: string;
+  tags: string[];
   note: string;
   /** Empty if it was no kernel. */
   kernel_id: string;
@@ -36,6 +51,8 @@ export interface ISnapshot {
 export interface IPage {
   snapshots: ISnapshot[];
   total: number;
+  /** Id of each kernel that they were taken of, and the snapshot that it last was at. */
+  positions: { [kernelId: string]: string };
 }
 
 /** A front end's request that the kernel goes on with. */
@@ -106,6 +123,8 @@ export interface ICheckpointAnswer {
   downtime_ms: number;
   elapsed_ms: number;
   bytes: number;
+  /** The snapshot that the kernel was at before; empty if at none. */
+  parent: string;
   kernel_id: string;
   path: string;
   warnings: string[];
@@ -121,6 +140,8 @@ export interface IRestoreAnswer {
   elapsed_ms: number;
   warnings: string[];
   running: IRunningRequest[];
+  /** The snapshot that the kernel is at now. */
+  position: string;
 }
 
 /** A new kernel runs. */
@@ -135,6 +156,8 @@ export interface IForkAnswer {
   elapsed_ms: number;
   warnings: string[];
   running: IRunningRequest[];
+  /** The snapshot that the new kernel is at. */
+  position: string;
 }
 
 /** A problem document (RFC 9457). */
@@ -205,6 +228,11 @@ export interface ISnapshotEvent {
   kernel_id?: string;
   new_kernel_id?: string;
   path?: string;
+  state?: State;
+  /** The snapshot that the kernel was at when this one was taken. */
+  parent?: string;
+  /** The snapshot that the kernel is at now; of a fork, the new kernel. */
+  position?: string;
   fraction?: number;
   operation?: Operation;
   task?: string;

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from jupyter_cr.store import Store
 from tests.benchmarks import criu
 from tests.benchmarks.figures import Figure, Figures, Limit, median
 from tests.benchmarks.kernel import (
@@ -39,9 +40,15 @@ class Bench:
     figures: Figures
     say: Callable[[str], None]
 
-    @property
-    def store(self) -> Path:
-        return self.home / "store"
+    def snapshot(self, name: str) -> Path:
+        """Its directory."""
+        with Store(self.home / "store") as store:
+            return store.path(name)
+
+    def pack(self, name: str) -> Path:
+        """The pack that was written with it."""
+        directory = self.snapshot(name)
+        return directory.parent.parent / "packs" / f"{directory.name}.pack"
 
     def new_connection_file(self) -> Path:
         """A path for a fork's."""
@@ -289,7 +296,7 @@ def _fork_samples(
 def _measure_cold_fork(bench: Bench, workload: Workload, kernel: Kernel) -> None:
     taken = cr("checkpoint", str(kernel.connection_file), "--name", "cold")
     samples, _ = _fork_samples(bench, workload, kernel, "cold")
-    pages = median([plain_pread_ms(bench.store / "cold" / "pages") for _ in range(3)])
+    pages = median([plain_pread_ms(bench.pack("cold")) for _ in range(3)])
     bench.figures.add(
         Figure(
             name="cold fork, command to first answer",
@@ -337,7 +344,7 @@ def _measure_ten_forks(bench: Bench, workload: Workload, kernel: Kernel) -> None
             pid, _ = kernel.fork("warm", bench.new_connection_file())
             forks.append(pid)
         total = sum(map(pss, forks))
-        everything = total + pss(kernel.pid) + sum(map(pss, _twins(bench.store / "warm")))
+        everything = total + pss(kernel.pid) + sum(map(pss, _twins(bench.snapshot("warm"))))
     finally:
         for pid in forks:
             end(pid)
@@ -361,7 +368,7 @@ def _twins(directory: Path) -> list[int]:
 
 def _measure_restore(bench: Bench, workload: Workload, kernel: Kernel) -> None:
     cr("checkpoint", str(kernel.connection_file), "--name", "restore")
-    path = bench.store / "restore" / "pages"
+    path = bench.pack("restore")
     huge = anon_huge(kernel.pid)
     gather = median(_ask(kernel, _GATHER, bench.repeat)) if workload.size else 0.0
     engine, answers, reads = [], [], []

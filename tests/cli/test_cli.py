@@ -11,10 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from jupyter_cr import __version__
 from jupyter_cr.cli import main
-from jupyter_cr.errors import CorruptImage, NoSuchProcess, NoSuchSnapshot, UsageError
+from jupyter_cr.errors import (
+    CorruptImage,
+    NoSuchProcess,
+    NoSuchSnapshot,
+    StoreBusy,
+    UsageError,
+)
 from jupyter_cr.image import Header, KernelFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.store import Store
@@ -24,36 +31,41 @@ CONNECTION = json.dumps(
 ).encode()
 
 
+HEADER = Header(
+    name="one",
+    created="2026-01-02T03:04:05.000006+00:00",
+    pid=77,
+    comm="python3",
+    release="6.1",
+    machine="x86_64",
+    tool="0.1.0",
+)
+
+
 def take(
-    name: str, note: str = "", pages: bytes = b"p" * 5000, connection: bytes = b""
+    name: str, note: str = "", pages: bytes | None = None, connection: bytes = b""
 ) -> Path:
     store = Store()
+    kernel = KernelFacts(
+        kernel_name="python3",
+        connection_file="/run/kernel-7.json",
+        connection=connection,
+    )
     with store.create(name) as writer:
-        writer.add(
-            Header(
-                name=name,
-                note=note,
-                created="2026-01-02T03:04:05.000006+00:00",
-                pid=77,
-                comm="python3",
-                kernel=KernelFacts(
-                    kernel_name="python3",
-                    connection_file="/run/kernel-7.json",
-                    connection=connection,
-                ),
-                release="6.1",
-                machine="x86_64",
-                tool="0.1.0",
-            )
-        )
-        os.pwrite(writer.pages_fd, pages, 0)
+        writer.add(structs.replace(HEADER, name=name, note=note, kernel=kernel))
+        writer.append(os.urandom(8192) if pages is None else pages)
         processes = (
             ProcessOutcome(77, "python3", 12, 40, 3 << 20),
             ProcessOutcome(78, "[bold]", 1, 3, 4096),
         )
         writer.add(Outcome(downtime_ms=9.5, elapsed_ms=50, bytes=5000, processes=processes))
         writer.commit(durable=False)
-    return store.root / name
+    return store.path(name)
+
+
+def pack_of(directory: Path) -> Path:
+    """Where the pages are that a snapshot was the first to have."""
+    return directory.parent.parent / "packs" / f"{directory.name}.pack"
 
 
 @pytest.fixture
@@ -72,7 +84,7 @@ def test_list(run: Run) -> None:
     assert run("list", "--json") == (0, "[]\n", "")
     assert "No snapshots yet" in run("list")[1]
     take("one", note="[red]not markup[/red]")
-    (take("two") / "pages").write_bytes(b"")
+    pack_of(take("two")).write_bytes(b"")
     code, out, _ = run("list", "--json")
     listed = json.loads(out)
     assert code == 0
@@ -83,7 +95,7 @@ def test_list(run: Run) -> None:
     code, out, err = run("list")
     assert (code, err) == (0, "")
     assert "[red]not markup[/red]" in out
-    assert "it should have 5000" in out
+    assert "it should have 8192" in out
 
 
 def test_show(run: Run) -> None:
@@ -111,21 +123,133 @@ def test_verify(run: Run) -> None:
     assert code == 0
     verified = json.loads(out)
     assert verified["name"] == "one"
-    assert verified["bytes"] == sum(file.stat().st_size for file in directory.iterdir())
+    assert verified["bytes"] == 8192
     assert "is sound" in run("verify", "one")[1]
-    (directory / "pages").write_bytes(b"q" * 5000)
+    pack_of(directory).write_bytes(b"q" * 8192)
     code, out, err = run("verify", "one")
     assert (code, out) == (CorruptImage.exit_code, "")
     assert "block 0 at offset 0" in err
     assert "Traceback" not in err
+    assert json.loads(run("list", "--json")[1])[0]["state"] == "corrupt"
+
+
+def test_verify_several(run: Run) -> None:
+    for name in ("one", "two", "three"):
+        take(name)
+    code, out, _ = run("verify", "one", "two", "--json")
+    assert code == 0
+    assert [(v["name"], v["problem"]) for v in json.loads(out)] == [
+        ("one", ""),
+        ("two", ""),
+    ]
+    assert run("verify", "one", "none")[0] == NoSuchSnapshot.exit_code
+    pack_of(Store().path("two")).write_bytes(b"q" * 8192)
+    code, out, _ = run("verify", "--all", "--json")
+    assert code == CorruptImage.exit_code
+    problems = {v["name"]: v["problem"] for v in json.loads(out)}
+    assert problems.keys() == {"one", "two", "three"}
+    assert [name for name, problem in problems.items() if problem] == ["two"]
+    code, out, _ = run("verify", "--all")
+    assert code == CorruptImage.exit_code
+    assert "two is damaged: " in out
+    for words in (("verify",), ("verify", "one", "--all")):
+        code, _, err = run(*words)
+        assert code == UsageError.exit_code
+        assert "--all" in err
 
 
 def test_rm(run: Run) -> None:
     take("one")
     take("two")
+    take("three")
     assert run("rm", "one", "none")[0] == NoSuchSnapshot.exit_code
-    assert run("rm", "one", "two") == (0, "", "")
+    code, out, _ = run("rm", "one", "two")
+    assert (code, out.splitlines()[0]) == (0, "Removed: one, two")
+    assert "Freed " in out
+    with Store().open("three"):
+        code, out, _ = run("rm", "three", "--json")
+        assert (code, json.loads(out)["held"]) == (0, ["three"])
     assert Store().names() == []
+
+
+def test_rm_of_what_is_being_saved(run: Run) -> None:
+    with Store().create("one"):
+        code, out, err = run("rm", "one")
+        assert (code, out) == (StoreBusy.exit_code, "") == (17, "")
+        assert "still being saved" in err
+        assert json.loads(run("list", "--json")[1])[0]["state"] == "saving"
+        assert "saving 0%" in run("list")[1]
+
+
+def test_tag(run: Run) -> None:
+    take("one")
+    assert run("tag", "one", "b", "[a]") == (0, "[a]\nb\n", "")
+    assert run("tag", "one", "--remove", "b", "c") == (0, "[a]\nc\n", "")
+    assert json.loads(run("tag", "one", "--json")[1]) == ["[a]", "c"]
+    assert "[a] c" in run("list")[1]
+    assert "[a] c" in run("show", "one")[1]
+    assert run("tag", "one", "a b")[0] == UsageError.exit_code
+    assert run("tag", "none", "a")[0] == NoSuchSnapshot.exit_code
+
+
+def test_list_as_a_tree(run: Run) -> None:
+    for name, parent in (
+        ("root", ""),
+        ("left", "root"),
+        ("leaf", "left"),
+        ("right", "root"),
+    ):
+        with Store().create(name, parent=parent) as writer:
+            writer.add(HEADER)
+            writer.commit(durable=False)
+    Store().tag("leaf", ["[tag]"])
+    code, out, err = run("list", "--tree")
+    assert (code, err) == (0, "")
+    lines = [line.split(" durable")[0].rstrip() for line in out.splitlines()]
+    assert lines == ["root", "├── left", "│   └── leaf", "└── right"]
+    assert "[tag]" in out
+    assert "No snapshots yet" not in run("list", "--limit", "1", "--tree")[1]
+
+
+def test_list_the_newest(run: Run) -> None:
+    for name in ("a", "b", "c"):
+        take(name)
+    listed = json.loads(run("list", "--limit", "2", "--json")[1])
+    assert [snapshot["name"] for snapshot in listed] == ["b", "c"]
+    assert run("list", "--limit", "0")[0] == UsageError.exit_code
+
+
+def test_prune(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        take(name)
+    code, out, _ = run("prune", "--policy", "keep last 2", "--dry-run")
+    assert (code, out.count("Would be removed: a")) == (0, 1)
+    assert "1 go, 2 stay" in out
+    assert len(Store().names()) == 3
+    pruned = json.loads(run("prune", "--policy", "last 2", "--json")[1])
+    assert [snapshot["name"] for snapshot in pruned["removed"]] == ["a"]
+    assert sorted(Store().names()) == ["b", "c"]
+    code, _, err = run("prune", "--policy", "keep what is good")
+    assert code == UsageError.exit_code
+    assert "'keep what is good' " in err or "'keep what is good'" in err
+    assert "one per hour for a day" in err
+    assert run("prune")[0] == UsageError.exit_code
+    monkeypatch.setenv("JUPYTER_CR_RETENTION", "last 1")
+    assert run("prune")[0] == 0
+    assert Store().names() == ["c"]
+
+
+def test_gc(run: Run) -> None:
+    directory = take("one")
+    assert run("gc") == (0, "Freed 0 B\n", "")
+    stray = directory.with_name("0123456789abcdef")
+    stray.mkdir()
+    (stray / "pages").write_bytes(bytes(1 << 20))
+    code, out, _ = run("gc", "--json")
+    assert (code, json.loads(out)["names"]) == (0, [stray.name])
+    assert json.loads(out)["bytes"] >= 1 << 20
+    (Store().root / "catalogue.sqlite").unlink()
+    assert Store().names() == ["one"]
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "restore", "fork"])
@@ -177,7 +301,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_a_bug_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jupyter_cr.operations.list_snapshots", lambda: 1 / 0)
+    monkeypatch.setattr("jupyter_cr.operations.list_snapshots", lambda limit: 1 / 0)
     code, _, err = run("list")
     assert code == 70
     assert "ZeroDivisionError" in err
@@ -187,7 +311,10 @@ def test_a_bug_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_and_version(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    commands = ("check", "checkpoint", "list", "show", "rm", "verify", "restore", "fork")
+    commands = (
+        *("check", "checkpoint", "list", "show", "rm", "verify", "restore", "fork"),
+        *("tag", "prune", "gc"),
+    )
     assert all(f"  {command} " in out for command in commands)
     assert run() == (0, out, "")
     assert __version__ in run("--version")[1]

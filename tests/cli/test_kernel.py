@@ -93,8 +93,9 @@ def test_checkpoint_and_fork(kernel: KernelManager, tmp_path: Path) -> None:
             "elapsed_ms",
             "bytes",
             "processes",
+            "parent",
         }
-        assert (taken["name"], taken["state"]) == ("one", "durable")
+        assert (taken["name"], taken["state"], taken["parent"]) == ("one", "durable", "")
         (process,) = taken["processes"]
         assert process["pid"] == getattr(kernel.provisioner, "pid", None)
         assert process["bytes"] > 1 << 20
@@ -102,6 +103,9 @@ def test_checkpoint_and_fork(kernel: KernelManager, tmp_path: Path) -> None:
         forked = cr("fork", "one")
         try:
             path = Path(forked["connection_file"])
+            assert cr("checkpoint", str(path), "--name", "fork's")["parent"] == "one"
+            assert cr("checkpoint", "original", "--name", "two")["parent"] == "one"
+            assert cr("checkpoint", "original", "--name", "three")["parent"] == "two"
             assert path.parent == tmp_path / "runtime"
             assert path.stat().st_mode & 0o777 == 0o600
             other = BlockingKernelClient(connection_file=str(path))

@@ -21,6 +21,7 @@ import psutil
 from jupyter_cr.engine import pages
 from jupyter_cr.engine.checkpoint import CheckpointOutcome, checkpoint_tree
 from jupyter_cr.engine.state import process
+from jupyter_cr.engine.streams import PAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDINARY_UID = 20001
@@ -33,10 +34,11 @@ R = TypeVar("R", bound=msgspec.Struct)
 class MemoryWriter:
     """A `SnapshotWriter` that keeps everything in memory. A context manager."""
 
+    base = None
+
     def __init__(self) -> None:
-        self.pages_fd = os.memfd_create("pages", os.MFD_CLOEXEC)
+        self.pages = bytearray()
         self.added: list[msgspec.Struct] = []
-        self.advanced = 0
 
     def __enter__(self) -> MemoryWriter:
         return self
@@ -47,13 +49,22 @@ class MemoryWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self.pages_fd)
+        """It goes with its last user."""
 
     def add(self, record: msgspec.Struct) -> None:
         self.added.append(record)
 
-    def advance(self, offset: int) -> None:
-        self.advanced = offset
+    def append(self, data: bytes | memoryview) -> int:
+        offset = len(self.pages)
+        self.pages += data
+        self.pages += bytes(-len(data) % PAGE)
+        return offset
+
+    def append_unchanged(self, offset: int, length: int) -> int:
+        raise AssertionError(f"{length} bytes at {offset} of no earlier snapshot")
+
+    def publish(self) -> None:
+        raise AssertionError("a snapshot without twins has been published")
 
     def attach(self, name: str, content: bytes) -> None:
         raise AssertionError(f"{name} attached to a snapshot that is in memory only")
@@ -77,7 +88,7 @@ class MemoryWriter:
             at = address + len(found)
             if start <= at < start + length:
                 take = min(size - len(found), start + length - at)
-                found += os.pread(self.pages_fd, take, offset + at - start)
+                found += self.pages[offset + at - start :][:take]
         return found if len(found) == size else None
 
 

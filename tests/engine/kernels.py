@@ -79,7 +79,14 @@ class CommandLine:
 
     def path(self, name: str) -> Path:
         """Where the snapshot is."""
-        return Path(self.user.environment["JUPYTER_CR_HOME"]) / name
+        home = Path(self.user.environment["JUPYTER_CR_HOME"])
+        (id_,) = [found["id"] for found in self("list") if found["name"] == name]
+        return home / "snapshots" / id_
+
+    def pack(self, name: str) -> Path:
+        """What of its memory is stored for this snapshot first."""
+        path = self.path(name)
+        return path.parent.parent / "packs" / f"{path.name}.pack"
 
     def keepers(self) -> list[int]:
         """Who still holds a tree that was rebuilt from one of our snapshots."""

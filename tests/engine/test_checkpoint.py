@@ -75,7 +75,7 @@ def links():
             pass
     return found
 
-CHANGING = ("VmRSS", "VmHWM", "VmPeak", "RssAnon", "ctxt", "VmSize", "VmPTE", "RssFile", "VmData",
+CHANGING = ("SigQ", "VmRSS", "VmHWM", "VmPeak", "RssAnon", "ctxt", "VmSize", "VmPTE", "RssFile", "VmData",
             "Rss", "State", "VmLck")
 
 def status():
@@ -288,7 +288,7 @@ serve(globals())
                 for seed, start in enumerate(starts):
                     (record,) = (r for r in records if r.inode == inodes[start])
                     found = b"".join(
-                        os.pread(writer.pages_fd, length, offset)
+                        writer.pages[offset : offset + length]
                         for _, length, offset in record.runs
                     )
                     expected = eval(running.ask(f"pattern({seed})"))

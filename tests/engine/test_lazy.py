@@ -124,7 +124,7 @@ def test_a_dead_pager_is_a_clear_death(
 
 def damage(cr: CommandLine, snapshot: str, part: float) -> None:
     """Flip a bit at that part of the pages."""
-    path = cr.path(snapshot) / "pages"
+    path = cr.pack(snapshot)
     at = int(path.stat().st_size * part)
     with path.open("r+b") as file:
         file.seek(at)

@@ -18,9 +18,8 @@ import pytest
 from jupyter_client.threaded import ThreadedKernelClient
 
 from jupyter_cr.engine.machine import Machine
-from jupyter_cr.image import ImageReader, ImageWriter
 from jupyter_cr.image.frame import VERSION, encode_preamble
-from jupyter_cr.image.records import Outcome, PageBlocks
+from jupyter_cr.image.record_file import RecordEncoder, RecordFile
 from tests.conftest import User
 from tests.engine.harness import LIMIT, wait_until
 from tests.engine.kernels import (
@@ -178,12 +177,12 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-def of_pages(directory: Path) -> Path:
-    return next(path for path in directory.iterdir() if path.name.startswith("pages"))
+def of_manifest(path: Path) -> Path:
+    return path / "manifest"
 
 
-def of_manifest(directory: Path) -> Path:
-    return next(path for path in directory.iterdir() if path.name.startswith("manifest"))
+def of_pages(path: Path) -> Path:
+    return path.parent.parent / "packs" / f"{path.name}.pack"
 
 
 def cut(path: Path, size: int) -> None:
@@ -245,17 +244,16 @@ def test_damaged_image(user: User) -> None:
     with command_line(user) as cr, served(user, "x = 1\nserve()") as process:
         name = cr.checkpoint(process.pid)
         path = cr.path(name)
-        sound = path.with_name(".sound")
-        shutil.copytree(path, sound)
+        files = (of_manifest(path), of_pages(path))
+        sound = [file.read_bytes() for file in files]
         for damage, error in DAMAGE.values():
             damage(path)
             assert_refused(cr, name, error, process.pid)
-            shutil.rmtree(path, ignore_errors=True)
-            shutil.copytree(sound, path)
-            if user.prefix:
-                shutil.copystat(sound, path)
-                for file in (path, *path.iterdir()):
-                    os.chown(file, user.uid, user.uid)
+            path.mkdir(mode=0o700, exist_ok=True)
+            for file, content in zip(files, sound, strict=True):
+                file.write_bytes(content)
+            for file in (path, *files):
+                os.chown(file, user.uid, user.uid)
         tell(process.pid, "x = 2")
         assert ask(cr.restore(name), "x") == 1
 
@@ -263,19 +261,15 @@ def test_damaged_image(user: User) -> None:
 def test_another_linux(user: User) -> None:
     """Whose vdso is another one."""
     with command_line(user) as cr, served(user, "x = 1\nserve()") as process:
-        path = cr.path(cr.checkpoint(process.pid))
-        other = path.with_name(path.name + "-vdso")
-        with ImageReader(path) as reader, ImageWriter(other) as writer:
-            for record in reader:
-                if isinstance(record, Machine):
-                    record = msgspec.structs.replace(record, vdso="0" * 32)
-                if not isinstance(record, PageBlocks | Outcome):
-                    writer.add(record)
-            os.sendfile(writer.pages_fd, reader.pages_fd, 0, 1 << 30)
-            writer.commit()
-        for file in (other, *other.iterdir()):
-            os.chown(file, user.uid, user.uid)
-        said = assert_refused(cr, other.name, "RestoreError", process.pid)
+        name = cr.checkpoint(process.pid)
+        path = of_manifest(cr.path(name))
+        encoder = RecordEncoder()
+        for record in RecordFile(path.read_bytes(), path):
+            if isinstance(record, Machine):
+                record = msgspec.structs.replace(record, vdso="0" * 32)
+            encoder.add(record)
+        path.write_bytes(encoder.whole())
+        said = assert_refused(cr, name, "RestoreError", process.pid)
         assert "vdso" in said
 
 

@@ -296,9 +296,10 @@ def interrupted(name, delay):
                 original.do(f"interrupted({name!r}, {0.1 * number + 0.02})")
             assert original.value("x") == "1"
         wait_until(lambda: not helpers(user), "end of the helpers")
+        left = cr("list")
+        assert {snapshot["name"] for snapshot in left} <= set(names)
         store = Path(user.environment["JUPYTER_CR_HOME"])
-        left = {path.name for path in store.iterdir()} if store.exists() else set()
-        assert left <= set(names)
+        assert len(list(store.glob("snapshots/*"))) == len(left)
         original.do(f"t = jupyter_cr.checkpoint('{cr.prefix}-last')")
         assert original.value("t.role") == "'original'"
 

@@ -16,79 +16,47 @@ import msgspec
 import pytest
 import xxhash
 
-from jupyter_cr.errors import (
-    CorruptImage,
-    FutureImage,
-    NameTaken,
-    NoSuchSnapshot,
-    StorageError,
-)
-from jupyter_cr.image import (
-    Header,
-    ImageReader,
-    ImageWriter,
-    KernelFacts,
-    Outcome,
-    PageBlocks,
-    records,
-)
+from jupyter_cr.errors import CorruptImage, FutureImage, NoSuchSnapshot, StorageError
+from jupyter_cr.image import Document, ImageWriter, Outcome, records
 from jupyter_cr.image.frame import MAGIC, encode_frame, encode_preamble
+from jupyter_cr.image.page_map import PageExtents
+from jupyter_cr.image.record_file import RecordEncoder
 from jupyter_cr.image.records import RECORDS, class_of, number_of
-
-HEADER = Header(
-    name="one",
-    note="größer",
-    created="2026-01-02T03:04:05.000006+00:00",
-    pid=123,
-    comm="python3",
-    kernel=KernelFacts(connection_file="/run/kernel-1.json", connection=b"{}"),
-    release="6.1",
-    machine="x86_64",
-    tool="0.1.0",
+from tests.image.images import (
+    HEADER,
+    OUTCOME,
+    begin_image,
+    open_descriptors,
+    open_image,
+    packs_of,
+    read_all,
+    write_image,
 )
-OUTCOME = Outcome(downtime_ms=12.5, elapsed_ms=80.0, bytes=4096)
-
-
-def write_image(directory: Path, pages: bytes = b"", *, durable: bool = False) -> Path:
-    with ImageWriter(directory) as writer:
-        writer.add(HEADER)
-        os.pwrite(writer.pages_fd, pages, 0)
-        writer.add(OUTCOME)
-        writer.commit(durable=durable)
-    return directory
-
-
-def read_all(directory: Path) -> list[msgspec.Struct]:
-    with ImageReader(directory) as reader:
-        reader.verify_pages()
-        return list(reader)
-
-
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     pages = os.urandom((2 << 20) + 5)
     before = open_descriptors()
     directory = write_image(tmp_path / "one", pages, durable=True)
-    with ImageReader(directory) as reader:
+    with open_image(directory) as reader:
         assert reader.header == HEADER
         assert reader.outcome == OUTCOME
         assert list(reader.records(Outcome)) == [OUTCOME]
-        assert os.pread(reader.pages_fd, len(pages) + 1, 0) == pages
+        assert reader.read(0, len(pages)) == pages
+        assert reader.read(len(pages), 4091) == bytes(4091)
+        assert reader.page_bytes == (2 << 20) + 4096
         reader.verify_pages()
-        header, outcome, blocks = reader
+        header, outcome, extents = reader
     assert (header, outcome) == (HEADER, OUTCOME)
-    assert isinstance(blocks, PageBlocks)
-    assert blocks.length == len(pages)
+    assert isinstance(extents, PageExtents)
+    assert extents.packs == ("one",)
     assert open_descriptors() == before
 
 
 def test_the_grammar_is_the_one_in_the_documentation(tmp_path: Path) -> None:
     data = (write_image(tmp_path / "one", b"abc") / "manifest").read_bytes()
     magic, version, checksum = struct.unpack_from("<8sIQ", data)
-    assert (magic, version) == (b"\x89JCR\r\n\x1a\n", 1)
+    assert (magic, version) == (b"\x89JCR\r\n\x1a\n", 2)
     assert checksum == xxhash.xxh3_64_intdigest(data[:12])
     offset, types, sums = 20, [], b""
     while offset < len(data):
@@ -104,7 +72,7 @@ def test_the_grammar_is_the_one_in_the_documentation(tmp_path: Path) -> None:
             ]
         sums += struct.pack("<Q", checksum)
         offset += 14 + length
-    assert types == [1, 3, 2, 0xFFFF]
+    assert types == [1, 3, 12, 0xFFFF]
 
 
 @pytest.mark.parametrize("number", RECORDS)
@@ -116,35 +84,16 @@ def test_every_number_stands_for_a_record_class(number: int) -> None:
 
 
 def test_a_class_without_a_number_is_a_bug(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer, pytest.raises(KeyError, match="Later"):
+    with begin_image(tmp_path / "one") as writer, pytest.raises(KeyError, match="Later"):
         writer.add(Later(1))
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     directory = write_image(tmp_path / "one", b"abc")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
-
-
-@pytest.mark.parametrize("length", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20])
-def test_pages_hashed_behind_the_writing_are_the_same(tmp_path: Path, length: int) -> None:
-    pages = os.urandom(length)
-    with ImageWriter(tmp_path / "behind") as writer:
-        writer.add(HEADER)
-        for start in range(0, length, 700_000):
-            os.pwrite(writer.pages_fd, pages[start : start + 700_000], start)
-            writer.advance(min(start + 700_000, length))
-        writer.commit(durable=False)
-    write_image(tmp_path / "after", pages)
-    assert read_all(tmp_path / "behind")[-1] == read_all(tmp_path / "after")[-1]
-
-
-def test_advancing_past_the_end_is_an_error(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
-        writer.advance(1 << 20)
-        with pytest.raises(StorageError, match="too early"):
-            writer.commit()
-    assert os.listdir(tmp_path) == []
+    files = [*directory.iterdir(), *packs_of(directory).iterdir()]
+    assert len(files) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
@@ -221,17 +170,18 @@ def test_a_later_version_is_named(tmp_path: Path) -> None:
     path = directory / "manifest"
     path.write_bytes(encode_preamble(7) + path.read_bytes()[20:])
     with pytest.raises(
-        FutureImage, match="version 7; this release reads up to 1"
+        FutureImage, match="version 7; this release reads up to 2"
     ) as caught:
         read_all(directory)
     assert "later" in caught.value.hint
 
 
-def test_version_zero_never_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_version_that_was_in_no_release(tmp_path: Path, version: int) -> None:
     directory = write_image(tmp_path / "one")
     path = directory / "manifest"
-    path.write_bytes(encode_preamble(0) + path.read_bytes()[20:])
-    with pytest.raises(CorruptImage, match="version 0"):
+    path.write_bytes(encode_preamble(version) + path.read_bytes()[20:])
+    with pytest.raises(CorruptImage, match=f"version {version}, which was in no release"):
         read_all(directory)
 
 
@@ -251,12 +201,11 @@ def test_an_unknown_record_is_of_a_later_release(
 ) -> None:
     with monkeypatch.context() as patch:
         number_as(patch, Later, 999)
-        with ImageWriter(tmp_path / "one") as writer:
-            writer.add(HEADER)
+        with begin_image(tmp_path / "one") as writer:
             writer.add(Later(1))
             writer.commit(durable=False)
     with pytest.raises(FutureImage, match=r"record 1 at offset \d+ is of type 999"):
-        ImageReader(tmp_path / "one")
+        open_image(tmp_path / "one")
 
 
 def test_a_record_that_is_not_what_its_class_says(
@@ -264,55 +213,68 @@ def test_a_record_that_is_not_what_its_class_says(
 ) -> None:
     with monkeypatch.context() as patch:
         number_as(patch, Later, number_of(Outcome))
-        with ImageWriter(tmp_path / "one") as writer:
-            writer.add(HEADER)
+        with begin_image(tmp_path / "one") as writer:
             writer.add(Later(1))
             writer.commit(durable=False)
-    with ImageReader(tmp_path / "one") as reader:
+    with open_image(tmp_path / "one") as reader:
         assert reader.header == HEADER
         with pytest.raises(CorruptImage, match=r"record 1 at offset \d+ is no Outcome"):
             list(reader)
 
 
-def test_a_manifest_needs_its_header_and_its_page_blocks(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
-        writer.add(OUTCOME)
-        writer.commit(durable=False)
-    with pytest.raises(CorruptImage, match="no Header"):
-        ImageReader(tmp_path / "one")
-
-
-@pytest.mark.parametrize("position", [0, 1, (1 << 20) - 1, 1 << 20, (3 << 20) + 4])
-def test_a_flipped_byte_of_the_pages_names_its_block(tmp_path: Path, position: int) -> None:
-    directory = write_image(tmp_path / "one", os.urandom((3 << 20) + 5))
-    with (directory / "pages").open("r+b") as file:
-        file.seek(position)
-        (old,) = file.read(1)
-        file.seek(position)
-        file.write(bytes([old ^ 0x10]))
-    with ImageReader(directory) as reader:
-        block = position >> 20
-        with pytest.raises(CorruptImage, match=rf"block {block} at offset {block << 20} "):
-            reader.verify_pages()
-
-
-@pytest.mark.parametrize("change", [-1, 1, -(1 << 20), 1 << 20])
-def test_pages_of_another_length_are_noticed_when_opened(
-    tmp_path: Path, change: int
-) -> None:
-    directory = write_image(tmp_path / "one", bytes(2 << 20))
-    os.truncate(directory / "pages", (2 << 20) + change)
-    with pytest.raises(CorruptImage, match=f"it should have {2 << 20}"):
-        ImageReader(directory)
-
-
-@pytest.mark.parametrize("name", ["manifest", "pages"])
-def test_a_missing_file_is_damage(tmp_path: Path, name: str) -> None:
+def test_a_manifest_needs_its_header_and_its_page_map(tmp_path: Path) -> None:
     directory = write_image(tmp_path / "one")
-    (directory / name).unlink()
+    path = directory / "manifest"
+    encoder = RecordEncoder()
+    encoder.add(OUTCOME)
+    path.write_bytes(encoder.whole())
+    with pytest.raises(CorruptImage, match="the first record is no Header"):
+        open_image(directory)
+    encoder = RecordEncoder()
+    encoder.add(HEADER)
+    path.write_bytes(encoder.whole())
+    with pytest.raises(CorruptImage, match="0 records are a PageExtents"):
+        open_image(directory)
+
+
+@pytest.mark.parametrize(
+    ("packed", "what"),
+    [
+        (b"x" * 11, "11 bytes are no extents"),
+        (struct.pack("<III", 0, 0, 0), "empty"),
+        (struct.pack("<III", 1, 1, 0), "pack 1 is not listed"),
+    ],
+)
+def test_a_page_map_that_makes_no_sense(tmp_path: Path, packed: bytes, what: str) -> None:
+    directory = write_image(tmp_path / "one")
+    encoder = RecordEncoder()
+    encoder.add(HEADER)
+    encoder.add(PageExtents(packs=("one",), packed=packed))
+    (directory / "manifest").write_bytes(encoder.whole())
+    with pytest.raises(CorruptImage, match=rf"manifest: .*{what}"):
+        open_image(directory)
+
+
+@pytest.mark.parametrize(
+    "name", ["../one", "/etc/passwd", "a/b", ".", "a\0b", "ä", "x" * 99]
+)
+def test_a_pack_is_in_its_directory(tmp_path: Path, name: str) -> None:
+    """Wherever a manifest would send its reader."""
+    directory = write_image(tmp_path / "one")
+    encoder = RecordEncoder()
+    encoder.add(HEADER)
+    encoder.add(PageExtents(packs=(name,), packed=struct.pack("<III", 1, 0, 0)))
+    (directory / "manifest").write_bytes(encoder.whole())
+    with pytest.raises(CorruptImage, match=r"manifest: .*is no pack's name"):
+        open_image(directory)
+
+
+def test_a_missing_manifest_is_damage(tmp_path: Path) -> None:
+    directory = write_image(tmp_path / "one")
+    (directory / "manifest").unlink()
     before = open_descriptors()
-    with pytest.raises(CorruptImage, match=name):
-        ImageReader(directory)
+    with pytest.raises(CorruptImage, match=r"manifest is missing"):
+        open_image(directory)
     assert open_descriptors() == before
 
 
@@ -321,84 +283,68 @@ def test_a_file_that_is_no_manifest(tmp_path: Path) -> None:
     for content in (b"", MAGIC, b"\x7fELF" + bytes(100), MAGIC.replace(b"\r\n", b"\n") * 9):
         (directory / "manifest").write_bytes(content)
         with pytest.raises(CorruptImage):
-            ImageReader(directory)
+            open_image(directory)
 
 
 def test_no_such_snapshot(tmp_path: Path) -> None:
     with pytest.raises(NoSuchSnapshot):
-        ImageReader(tmp_path / "none")
-
-
-def test_a_name_is_taken_once(tmp_path: Path) -> None:
-    write_image(tmp_path / "one")
-    with pytest.raises(NameTaken):
-        ImageWriter(tmp_path / "one")
-
-
-def test_of_two_writers_the_first_to_commit_gets_the_name(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as slow:
-        slow.add(HEADER)
-        other = (
-            "import sys; from pathlib import Path; from tests.image.test_image import "
-            "write_image; write_image(Path(sys.argv[1]), b'fast')"
-        )
-        subprocess.run(
-            [sys.executable, "-c", other, tmp_path / "one"],
-            check=True,
-            timeout=30,
-        )
-        with pytest.raises(NameTaken):
-            slow.commit()
-    assert os.listdir(tmp_path) == ["one"]
-    assert (tmp_path / "one" / "pages").read_bytes() == b"fast"
+        open_image(tmp_path / "none")
 
 
 def test_nothing_is_left_of_what_was_not_committed(tmp_path: Path) -> None:
     before = open_descriptors()
-    with ImageWriter(tmp_path / "one") as writer:
-        writer.add(HEADER)
-    with suppress(KeyError), ImageWriter(tmp_path / "one") as writer:
-        os.pwrite(writer.pages_fd, bytes(3 << 20), 0)
-        writer.advance(3 << 20)
+    with begin_image(tmp_path / "one"):
+        pass
+    with suppress(KeyError), begin_image(tmp_path / "one") as writer:
+        writer.append(os.urandom(9 << 20))
+        writer.publish()
         raise KeyError
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["packs"]
+    assert os.listdir(tmp_path / "packs") == []
     assert open_descriptors() == before
 
 
-def test_leftovers_of_an_earlier_process_with_our_pid_are_replaced(tmp_path: Path) -> None:
-    leftover = tmp_path / f".tmp-one-{os.getpid()}"
-    leftover.mkdir()
-    (leftover / "manifest").write_bytes(b"old")
-    write_image(tmp_path / "one")
-    assert os.listdir(tmp_path) == ["one"]
-    read_all(tmp_path / "one")
+def test_a_published_image_has_all_but_its_pages(tmp_path: Path) -> None:
+    with begin_image(tmp_path / "one") as writer:
+        writer.add(OUTCOME)
+        writer.publish()
+        with open_image(tmp_path / "one") as reader:
+            assert not reader.is_complete
+            assert list(reader) == [HEADER, OUTCOME]
+            assert reader.page_bytes == 0
+            with pytest.raises(CorruptImage, match="there are 0 pages"):
+                reader.read(0, 4096)
+        writer.append(b"x")
+        writer.commit(durable=False)
+    with open_image(tmp_path / "one") as reader:
+        assert reader.is_complete
+        assert reader.read(0, 2) == b"x\0"
+    assert os.listdir(tmp_path / "one") == ["manifest"]
 
 
 def test_attached_files_are_beside_the_image(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
-        writer.add(HEADER)
+    with begin_image(tmp_path / "one") as writer:
         writer.attach("twins", b"first")
         writer.commit(durable=False)
         writer.attach("twins", b"second")
     assert (tmp_path / "one" / "twins").read_bytes() == b"second"
-    assert sorted(os.listdir(tmp_path / "one")) == ["manifest", "pages", "twins"]
+    assert sorted(os.listdir(tmp_path / "one")) == ["manifest", "twins"]
     read_all(tmp_path / "one")
 
 
 def test_large_manifests_are_written_in_order(tmp_path: Path) -> None:
-    with ImageWriter(tmp_path / "one") as writer:
-        writer.add(HEADER)
+    with begin_image(tmp_path / "one") as writer:
         for number in range(3000):
             writer.add(Outcome(downtime_ms=number, elapsed_ms=0, bytes=number << 30))
-        writer.add(Header(**{**msgspec.structs.asdict(HEADER), "note": "x" * (1 << 20)}))
+        writer.add(Document(content=b"x" * (1 << 20)))
         writer.commit(durable=False)
-    with ImageReader(tmp_path / "one") as reader:
+    with open_image(tmp_path / "one") as reader:
         assert [o.downtime_ms for o in reader.records(Outcome)] == list(range(3000))
 
 
 def test_no_place_to_write_to(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file") as caught:
-        ImageWriter(tmp_path / "missing" / "one")
+        ImageWriter(tmp_path / "one", tmp_path / "missing", seed=1)
     assert "JUPYTER_CR_HOME" in caught.value.hint
 
 
@@ -415,22 +361,18 @@ DISK_FULL = """
 import os, sys
 from pathlib import Path
 from msgspec import structs
-from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
-from jupyter_cr.image import ImageWriter
-from tests.image.test_image import HEADER, write_image
+from tests.image.images import HEADER, begin_image, write_image
 
 disk, what = Path(sys.argv[1]), sys.argv[2]
 try:
-    with ImageWriter(disk / "one") as writer:
-        writer.add(HEADER)
+    with begin_image(disk / "one") as writer:
         if what == "manifest":
             for _ in range(300):
                 writer.add(structs.replace(HEADER, note="x" * 10_000))
         else:
-            with storage_errors(writer.path / "pages"):
-                while True:
-                    os.write(writer.pages_fd, b"x" * 65536)
+            while True:
+                writer.append(os.urandom(65536))
         writer.commit()
 except StorageError as error:
     assert "No space left" in error.message, error.message
@@ -438,7 +380,8 @@ except StorageError as error:
     assert "jupyter cr rm" in error.hint
 else:
     sys.exit("the disk was not full")
-assert os.listdir(disk) == [], os.listdir(disk)
+assert os.listdir(disk) == ["packs"], os.listdir(disk)
+assert os.listdir(disk / "packs") == [], os.listdir(disk / "packs")
 write_image(disk / "one", b"there is room again")
 """
 

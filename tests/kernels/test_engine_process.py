@@ -14,6 +14,7 @@ import pytest
 from jupyter_cr.errors import Cancelled, EngineError, NoSuchSnapshot
 from jupyter_cr.kernels.engine_process import EngineProcess
 from jupyter_cr.operations import CheckpointResult, read_document
+from jupyter_cr.store import Store
 from tests.engine.harness import LIMIT, SERVE, program
 
 
@@ -107,7 +108,8 @@ def test_called_off(tmp_path: Path, delay: float) -> None:
             try:
                 assert (await running).name == "one"
             except (asyncio.CancelledError, Cancelled):
-                assert list((tmp_path / "store").glob("*")) == []
+                assert Store().list() == []
+                assert list((tmp_path / "store").glob("snapshots/*")) == []
         assert is_reaped(engine)
 
     with program(SERVE + "serve(globals())") as running:

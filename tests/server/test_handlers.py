@@ -169,7 +169,8 @@ def test_a_snapshot_from_first_to_last(server: CheckedServer, kernel: str) -> No
     assert (changed["name"], changed["note"]) == ("c", "second")
 
     assert server.fetch("DELETE", "jupyter-cr/snapshots/c")[0] == 204
-    assert server.get("jupyter-cr/snapshots") == {"snapshots": [], "total": 0}
+    page = server.get("jupyter-cr/snapshots")
+    assert page == {"snapshots": [], "total": 0, "positions": {}}
 
 
 def test_a_change_that_is_none_or_cannot_be(server: CheckedServer, kernel: str) -> None:
@@ -433,7 +434,8 @@ def test_a_server_stops_after_a_kernel_that_did_not_start(tmp_path: Path) -> Non
         kernel = server.start_kernel()
         server.do(f"kernels/{kernel}/checkpoint", name="one")
         store = Path(server.user.environment["JUPYTER_CR_HOME"])
-        with (store / "one" / "pages").open("r+b") as pages:
+        (path,) = store.glob("packs/*.pack")
+        with path.open("r+b") as pages:
             pages.write(b"damaged")
         problem = server.fail("snapshots/one/fork")
         assert (problem["error"], problem["status"]) == ("CorruptImage", 500)

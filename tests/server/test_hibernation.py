@@ -223,7 +223,8 @@ def test_it_cannot_be_resumed(server: Server) -> None:
     kernel_id = server.open_notebook("a.ipynb")
     server.front_end(kernel_id).run("x = 41")
     name = hibernate(server, kernel_id)
-    stored = Path(server.user.environment["JUPYTER_CR_HOME"]) / name / "pages"
+    home = Path(server.user.environment["JUPYTER_CR_HOME"])
+    (stored,) = home.glob("packs/*.pack")
     with stored.open("r+b") as pages:
         was = pages.read(7)
         pages.seek(0)

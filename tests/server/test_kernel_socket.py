@@ -226,7 +226,8 @@ def test_a_kernel_lists_snapshots() -> None:
         async with serving() as (server, path), peer_of(path) as peer:
             server.kernels[peer.pid] = KERNEL_ID
             answer = await peer.ask(op="list", q="x", limit=5)
-            assert answer == {"type": "result", "result": {"snapshots": [], "total": 0}}
+            nothing = {"snapshots": [], "total": 0, "positions": {}}
+            assert answer == {"type": "result", "result": nothing}
 
     run(test)
 

@@ -288,7 +288,7 @@ def test_a_restore_that_fails_loses_nothing(server: Server, connect: Connect) ->
     front_end.run("x = 1")
     checkpoint(server, kernel_id)
     front_end.run("x = 2")
-    path = next((server.user.home / "store").glob("one")) / "pages"
+    (path,) = (server.user.home / "store").glob("packs/*.pack")
     path.write_bytes(bytes(path.stat().st_size))
     task = server.begin(f"kernels/{kernel_id}/restore", snapshot="one", keep=False)
     request = front_end.execute("print(x)")

@@ -1,75 +1,22 @@
-"""The store: names, order, states, removal, and whose it is."""
+"""The store: what it lists, opens and removes, and whose it is."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from jupyter_cr.engine.twin import ParkedTwin
-from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StorageError, UsageError
-from jupyter_cr.image import Header, Outcome
-from jupyter_cr.image.frame import encode_preamble
-from jupyter_cr.image.records import KernelFacts, ProcessOutcome
-from jupyter_cr.store import Store, check_name, store_root, suggest_name
-from jupyter_cr.store.twins import are_twins_alive
-from jupyter_cr.tracer.proc.stat import read_stat
+from jupyter_cr.errors import CorruptImage, NoSuchSnapshot, StorageError
+from jupyter_cr.image.frame import VERSION, encode_preamble
+from jupyter_cr.store import Store, store_root
+from tests.store.harness import SIZE, directories, fill, header, pack_of, take
 
 if TYPE_CHECKING:
     from tests.conftest import User
-
-
-def header(name: str, created: str = "2026-01-01T00:00:00.000000+00:00") -> Header:
-    return Header(
-        name=name,
-        note="a note",
-        created=created,
-        pid=77,
-        comm="python3",
-        kernel=KernelFacts(kernel_name="python3"),
-        release="6.1",
-        machine="x86_64",
-        tool="0.1.0",
-    )
-
-
-def take(
-    store: Store, name: str, created: str = "2026-01-01T00:00:00.000000+00:00"
-) -> Path:
-    with store.create(name) as writer:
-        writer.add(header(name, created))
-        os.pwrite(writer.pages_fd, b"p" * 5000, 0)
-        processes = (ProcessOutcome(77, "python3", 3, 10, 5000),)
-        writer.add(Outcome(downtime_ms=9.5, elapsed_ms=50, bytes=5000, processes=processes))
-        writer.commit(durable=False)
-    return store.root / name
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "60"]) as process:
-        yield process
-        process.kill()
-
-
-def twins_of(*pids: int) -> bytes:
-    """What the engine would have noted, had these processes been twins."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    twins = [ParkedTwin(1, pid, read_stat(pid).starttime, 0, 4096, 64, 64) for pid in pids]
-    return json.dumps({"boot": boot_id, "twins": [asdict(twin) for twin in twins]}).encode()
 
 
 def test_root_is_named_by_the_environment_or_jupyter(
@@ -84,9 +31,25 @@ def test_root_is_named_by_the_environment_or_jupyter(
 
 def test_an_empty_store_is_made_when_first_written_to(store: Store) -> None:
     assert store.list() == []
+    assert store.gc().bytes == 0
     assert not store.root.exists()
     take(store, "one")
     assert store.root.stat().st_mode & 0o777 == 0o700
+
+
+def test_asking_an_empty_directory_leaves_it_empty(tmp_path: Path) -> None:
+    assert Store(tmp_path).list() == []
+    with pytest.raises(NoSuchSnapshot):
+        Store(tmp_path).open("one")
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_in_it_is_for_others(store: Store) -> None:
+    directory = take(store, "one")
+    store.tag("one", ["x"])
+    for path in (store.root, *store.root.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert sorted(os.listdir(directory)) == ["lease", "manifest", "meta"]
 
 
 def test_snapshots_are_listed_by_time(store: Store) -> None:
@@ -95,37 +58,109 @@ def test_snapshots_are_listed_by_time(store: Store) -> None:
     listed = store.list()
     assert [snapshot.name for snapshot in listed] == ["c", "a", "b"]
     snapshot = listed[0]
-    assert snapshot.state == "durable"
-    assert snapshot.bytes >= 5000
+    assert (snapshot.state, snapshot.saved) == ("durable", 1.0)
     assert (snapshot.note, snapshot.kernel_name, snapshot.pid) == ("a note", "python3", 77)
     assert (snapshot.processes, snapshot.downtime_ms) == (1, 9.5)
+    assert snapshot.logical == SIZE
+    assert snapshot.own >= SIZE
+    assert snapshot.bytes == snapshot.own + snapshot.shared
+    assert snapshot.id == store.path("c").name
+    assert store.summary("c") == snapshot
+
+
+def test_some_of_them(store: Store) -> None:
+    for number in range(6):
+        kernel_id = "ab"[number % 2]
+        created = f"2026-01-0{number + 1}T00:00:00.000000+00:00"
+        take(store, str(number), created, kernel_id=kernel_id)
+    take(store, "none")
+
+    def names(**query: object) -> str:
+        return " ".join(snapshot.name for snapshot in store.list(**query))  # type: ignore[arg-type]
+
+    assert names(limit=2, newest_first=True) == "5 4"
+    assert names(limit=2, offset=1, newest_first=True) == "4 3"
+    assert names(limit=2) == "0 none"
+    assert names(kernel_id="a") == "0 2 4"
+    assert names(kernel_id="a", limit=1, newest_first=True) == "4"
+    assert names(kernel_id="", path="") == "none"
+    assert names(path="a.ipynb", limit=3) == "0 1 2"
+    assert names(kernel_id="c") == ""
+    assert (store.count(), store.count(kernel_id="b"), store.count(path="a.ipynb")) == (
+        7,
+        3,
+        6,
+    )
 
 
 def test_damaged_snapshots_are_listed_as_such(store: Store) -> None:
     take(store, "sound")
-    (take(store, "cut") / "pages").write_bytes(b"")
+    pack_of(take(store, "cut")).write_bytes(b"")
     (take(store, "gone") / "manifest").unlink()
-    (store.root / "empty").mkdir()
     path = take(store, "later") / "manifest"
-    path.write_bytes(encode_preamble(2) + path.read_bytes()[20:])
-    (store.root / "a-file").write_bytes(b"not a snapshot")
-    states = {snapshot.name: snapshot.state for snapshot in store.list()}
-    corrupt = dict.fromkeys(("cut", "gone", "empty"), "corrupt")
-    assert states == {"sound": "durable", "later": "future", **corrupt}
-    problems = {snapshot.name: snapshot.problem for snapshot in store.list()}
-    assert problems["sound"] == ""
-    assert "5000" in problems["cut"]
-    store.remove(["cut", "gone", "empty", "later"])
+    path.write_bytes(encode_preamble(VERSION + 1) + path.read_bytes()[20:])
+    (store.root / "snapshots" / "a-file").write_bytes(b"not a snapshot")
+    for _ in range(2):
+        listed = {snapshot.name: snapshot for snapshot in store.list()}
+        states = {name: snapshot.state for name, snapshot in listed.items()}
+        corrupt = dict.fromkeys(("cut", "gone"), "corrupt")
+        assert states == {"sound": "durable", "later": "future", **corrupt}
+        assert listed["sound"].problem == ""
+        assert str(SIZE) in listed["cut"].problem
+        assert listed["cut"].note == "a note", "what is known of it is still said"
+    store.remove(["cut", "gone", "later"])
     assert store.names() == ["sound"]
 
 
-def test_open_and_remove(store: Store) -> None:
+def test_what_is_mended_is_sound_again(store: Store) -> None:
+    pages = pack_of(take(store, "one"))
+    content = pages.read_bytes()
+    pages.write_bytes(b"")
+    assert store.state("one") == "corrupt"
+    with store.open("one") as reader, pytest.raises(CorruptImage):
+        reader.verify_pages()
+    pages.write_bytes(content)
+    assert store.state("one") == "durable"
+
+
+def test_what_reading_it_all_has_shown_is_kept(store: Store) -> None:
     take(store, "one")
+    store.note_check("one", "a bit has flipped")
+    snapshot = Store(store.root).summary("one")
+    assert (snapshot.state, snapshot.problem) == ("corrupt", "a bit has flipped")
+    store.note_check("one", "")
+    assert store.state("one") == "durable"
+
+
+def test_a_snapshot_that_somebody_took_away(store: Store) -> None:
+    directory = take(store, "one")
+    away = directory.rename(store.root / "away")
+    with pytest.raises(NoSuchSnapshot, match="is gone") as caught:
+        store.open("one")
+    assert "jupyter cr rm one" in caught.value.hint
+    assert (store.state("one"), store.summary("one").bytes) == ("corrupt", 0)
+    assert "is gone" in store.summary("one").problem
+    away.rename(directory)
+    assert store.state("one") == "durable"
+    directory.rename(away)
+    assert store.remove(["one"]).bytes >= SIZE, "its pages were still there"
+    assert store.list() == []
+    take(store, "one")
+    store.path("one").rename(store.root / "away-2")
+    store.gc()
+    assert store.names() == []
+
+
+def test_open_and_remove(store: Store) -> None:
+    take(store, "one", pages=os.urandom(1 << 20))
     take(store, "two")
     with store.open("one") as reader:
         assert reader.header.name == "one"
-    store.remove(["one", "one"])
-    assert sorted(os.listdir(store.root)) == ["two"]
+    size = store.summary("one").own
+    freed = store.remove(["one", "one"])
+    assert (freed.names, freed.held) == (("one",), ())
+    assert freed.bytes == size >= 1 << 20
+    assert directories(store) == [store.path("two")]
 
 
 def test_a_wrong_name_removes_nothing(store: Store) -> None:
@@ -135,65 +170,24 @@ def test_a_wrong_name_removes_nothing(store: Store) -> None:
     assert store.names() == ["one"]
 
 
-def test_names_like_it_are_offered(store: Store) -> None:
-    take(store, "before-training")
-    with pytest.raises(NoSuchSnapshot) as caught:
-        store.open("before-trainin")
-    assert "before-training" in caught.value.hint
-    with pytest.raises(NoSuchSnapshot) as caught:
-        store.open("xyz")
-    assert "jupyter cr list" in caught.value.hint
+def test_links_are_no_snapshots(store: Store, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    take(store, "one").rename(outside)
+    store.gc()
+    (store.root / "snapshots" / "0123456789abcdef").symlink_to(outside)
+    store.rebuild()
+    assert store.names() == []
+    store.gc()
+    assert sorted(os.listdir(outside)) == ["lease", "manifest", "meta"]
 
 
-@pytest.mark.parametrize("name", ["..", ".", "../one", ".tmp-one-1", "", "/etc"])
-def test_only_snapshots_can_be_named(store: Store, name: str) -> None:
-    take(store, "one")
-    with pytest.raises(NoSuchSnapshot):
-        store.open(name)
-    with pytest.raises(NoSuchSnapshot):
-        store.remove([name])
-    assert store.names() == ["one"]
-
-
-def test_a_name_is_taken_once(store: Store) -> None:
-    take(store, "one")
-    with pytest.raises(NameTaken):
-        store.create("one")
-    with pytest.raises(NameTaken):
-        store.check_free("one")
-    store.check_free("two")
-
-
-@pytest.mark.parametrize("name", ["a", "größe", "a b", "x" * 128, "1.2", "@", "日本"])
-def test_good_names(store: Store, name: str) -> None:
-    assert check_name(name) == name
-    take(store, name)
-    assert store.names() == [name]
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", ".", "..", ".a", "-a", "a/b", "a\n", "a\0", " a", "a ", "x" * 129, "é" * 65],
-)
-def test_bad_names(name: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        check_name(name)
-    assert caught.value.hint
-
-
-def test_lone_surrogates_are_no_name() -> None:
-    with pytest.raises(UsageError):
-        check_name("a\udcff")
-
-
-def test_suggested_names_are_free(store: Store) -> None:
-    first = store.suggest_name("Python 3 (ipykernel)")
-    assert check_name(first).startswith("Python-3-ipykernel-2")
-    assert suggest_name("../x", ()).startswith("x-2")
-    assert suggest_name("日本", ()).startswith("process-2")
-    with store.create(first):
-        names = {store.suggest_name("Python 3 (ipykernel)") for _ in range(2)}
-        assert first not in names
+def test_a_lease_that_is_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:
+    directory = take(store, "one")
+    (directory / "lease").unlink()
+    (directory / "lease").symlink_to(tmp_path / "made")
+    with pytest.raises(StorageError):
+        store.remove(["one"])
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_store_open_to_others_is_closed(store: Store) -> None:
@@ -207,7 +201,15 @@ def test_a_store_open_to_others_is_closed(store: Store) -> None:
 def test_a_store_of_another_user_is_refused(store: Store) -> None:
     take(store, "one")
     os.chown(store.root, 20002, 20002)
-    for operation in (store.list, lambda: store.create("two"), lambda: store.open("one")):
+    for operation in (
+        store.list,
+        store.gc,
+        store.rebuild,
+        lambda: store.create("two"),
+        lambda: store.open("one"),
+        lambda: store.remove(["one"]),
+        lambda: store.rename("one", "two"),
+    ):
         with pytest.raises(StorageError, match="belongs to user 20002"):
             operation()
 
@@ -247,85 +249,104 @@ def test_a_store_that_is_not_writable_is_refused(user: User) -> None:
         assert "JUPYTER_CR_HOME" in result.stdout
 
 
-LEAVE = """
+LIST = """
+import sys
+from pathlib import Path
+from jupyter_cr.store import Store
+store = Store(Path(sys.argv[1]))
+with store.open("one") as reader:
+    reader.verify_pages()
+print(*[(s.name, s.state) for s in store.list()], store.position("kernel"))
+"""
+
+
+@pytest.mark.parametrize("is_tidy", [True, False])
+def test_a_store_that_is_not_writable_is_read(user: User, is_tidy: bool) -> None:
+    """Whether or not the last one who wrote it could close its catalogue."""
+    if user.uid == 0:
+        pytest.skip("root may write everywhere")
+    root = user.home / "store"
+    store = Store(root)
+    take(store, "one", kernel_id="kernel")
+    take(store, "two")
+    if is_tidy:
+        store.close()
+    own = [user.home, *user.home.rglob("*")]
+    for path in own:
+        os.chown(path, user.uid, user.uid)
+    (root / "snapshots").chmod(0o500)
+    root.chmod(0o500)
+    if not is_tidy:
+        # As a power cut would leave it.
+        (root / "catalogue.sqlite-shm").unlink()
+    try:
+        result = user.run(user.python, "-c", LIST, root)
+    finally:
+        root.chmod(0o700)
+    expected = "('one', 'durable') ('two', 'durable') one\n"
+    assert (result.stdout, result.stderr) == (expected, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk")
+@pytest.mark.parametrize("is_tidy", [True, False])
+def test_a_read_only_file_system(store: Store, is_tidy: bool) -> None:
+    store.root.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(store.root)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mount is not permitted here")
+    try:
+        store.root.chmod(0o700)
+        take(store, "one", kernel_id="kernel")
+        take(store, "two")
+        if not is_tidy:
+            command = [sys.executable, "-c", LEFT_OPEN, str(store.root)]
+            subprocess.run(command, check=True, timeout=30)
+        store.close()
+        subprocess.run(["mount", "-o", "remount,ro", str(store.root)], check=True)
+        names = {"one", "two"} if is_tidy else {"one", "three"}
+        assert {snapshot.name for snapshot in store.list()} == names
+        assert {snapshot.state for snapshot in store.list()} == {"durable"}
+        assert store.position("kernel") == "one"
+        with store.open("one") as reader:
+            reader.verify_pages()
+        for operation in (
+            lambda: store.create("four"),
+            lambda: store.remove(["one"]),
+            lambda: store.rename("one", "four"),
+            lambda: store.tag("one", ["x"]),
+            store.gc,
+            store.rebuild,
+        ):
+            with pytest.raises(StorageError, match="not writable"):
+                operation()
+    finally:
+        store.close()
+        subprocess.run(["umount", str(store.root)], check=True)
+
+
+LEFT_OPEN = """
 import os, sys
 from pathlib import Path
 from jupyter_cr.store import Store
-writer = Store(Path(sys.argv[1])).create("killed")
-print(os.getpid(), flush=True)
-if len(sys.argv) > 2:
-    sys.stdin.read()
+store = Store(Path(sys.argv[1]))
+store.rename("two", "three")
 os._exit(0)
 """
 
 
-def test_what_a_killed_run_left_is_cleared(store: Store) -> None:
-    command = [sys.executable, "-c", LEAVE, store.root]
-    subprocess.run(command, check=True, timeout=30, capture_output=True)
-    (left,) = os.listdir(store.root)
-    assert left.startswith(".tmp-killed-")
-    assert store.list() == []
-    take(store, "one")
-    assert os.listdir(store.root) == ["one"]
-
-
-def test_what_a_living_run_is_making_stays(store: Store) -> None:
-    command = [sys.executable, "-c", LEAVE, store.root, "wait"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as process:
-        assert process.stdout is not None
-        pid = int(process.stdout.readline())
-        making = store.root / f".tmp-killed-{pid}"
-        store.clean()
-        assert making.is_dir()
-        # As it would look from another pid namespace: only the lock tells.
-        disguised = making.rename(store.root / ".tmp-killed-4194305")
-        store.clean()
-        assert disguised.is_dir()
-        process.communicate(b"", timeout=30)
-    store.clean()
-    assert os.listdir(store.root) == []
-
-
-def test_a_snapshot_with_living_twins_is_warm(
-    store: Store, sleeper: subprocess.Popen[bytes]
-) -> None:
-    directory = take(store, "one")
-    (directory / "twins").write_bytes(twins_of(sleeper.pid))
-    assert store.state("one") == "warm"
-    sleeper.kill()
-    # A zombie is no twin any more.
-    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
-    assert store.state("one") == "durable"
-
-
-def test_twins_are_told_from_later_processes(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
-    file = tmp_path / "twins"
-    assert not are_twins_alive(tmp_path)
-    sound = twins_of(sleeper.pid, os.getpid())
-    file.write_bytes(sound)
-    assert are_twins_alive(tmp_path)
-    later = json.loads(sound)
-    later["twins"][0]["starttime"] += 1
-    other_boot = json.loads(sound) | {"boot": "another"}
-    damaged = (b"", b"{", b"[]", b"\xff", b'{"boot": 1}', sound.replace(b'"pid"', b'"p"'))
-    for content in (json.dumps(later).encode(), json.dumps(other_boot).encode(), *damaged):
-        file.write_bytes(content)
-        assert not are_twins_alive(tmp_path)
-
-
-def test_twins_end_with_their_snapshot(
-    store: Store, sleeper: subprocess.Popen[bytes]
-) -> None:
-    (take(store, "one") / "twins").write_bytes(twins_of(sleeper.pid))
-    store.remove(["one"])
-    assert sleeper.wait(timeout=10) == -signal.SIGKILL
-
-
-def test_a_damaged_note_of_twins_does_not_keep_a_snapshot(store: Store) -> None:
-    (take(store, "one") / "twins").write_bytes(b"{")
-    assert store.state("one") == "durable"
-    store.remove(["one"])
-    assert store.names() == []
+def test_a_snapshot_that_is_being_written_is_seen(store: Store) -> None:
+    with store.create("one") as writer:
+        assert (writer.name, len(writer.id)) == ("one", 16)
+        fill(writer, header("one"))
+        writer.show_saved(0.25)
+        snapshot = Store(store.root).summary("one")
+        assert (snapshot.state, snapshot.saved) == ("saving", 0.25)
+        assert snapshot.id == writer.id
+        writer.show_saved(0.5)
+        assert store.summary("one").saved == 0.25, "not more often than can be seen"
+        writer.publish()
+        snapshot = store.summary("one")
+        assert (snapshot.state, snapshot.comm) == ("live", "python3")
+        writer.commit(durable=True)
+        assert store.state("one") == "durable"
+    assert store.summary("one").saved == 1.0

@@ -10,9 +10,17 @@ export function snapshot(
 ): ISnapshot {
   return {
     name,
+    id: '4f1c9a02d37b86e5',
     state: 'durable',
+    saved: 1,
     created: '2026-11-24T21:54:03+00:00',
     bytes: 1000,
+    logical: 1000,
+    own: 1000,
+    shared: 0,
+    named: true,
+    parent: '',
+    tags: [],
     note: '',
     kernel_id: 'kernel',
     kernel_name: 'python3',

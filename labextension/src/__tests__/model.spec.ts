@@ -27,7 +27,7 @@ describe('SnapshotModel', () => {
     server.answer = ({ path }) => {
       const q = new URL(`http://x/${path}`).searchParams.get('q') ?? '';
       const snapshots = there.filter(({ name }) => name.includes(q));
-      return [200, { snapshots, total: snapshots.length }];
+      return [200, { snapshots, total: snapshots.length, positions: {} }];
     };
     model = new SnapshotModel(server.manager);
     await model.refresh();

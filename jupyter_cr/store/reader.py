@@ -1,0 +1,45 @@
+"""Reading a snapshot of a store: nobody deletes it meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jupyter_cr.image import ImageReader
+from jupyter_cr.store.layout import packs_beside
+from jupyter_cr.store.lease import Lease
+
+__all__ = ["StoredReader"]
+
+
+class StoredReader(ImageReader):
+    """One snapshot, opened; an `ImageReader` with a lease until it is closed.
+
+    Args:
+        directory: the snapshot's.
+        name: how it is called now; its header has the name that it was given first.
+        lease: given up when it is closed, or cannot be opened.
+        closed: called after that.
+
+    Raises:
+        CorruptImage, FutureImage, NoSuchSnapshot: as `ImageReader`.
+    """
+
+    def __init__(
+        self, directory: Path, name: str, lease: Lease, closed: Callable[[], None]
+    ) -> None:
+        self.name = name
+        self._lease = lease
+        self._closed = closed
+        try:
+            super().__init__(directory, packs_beside(directory))
+        except BaseException:
+            lease.release()
+            raise
+
+    def close(self) -> None:
+        """Close it, and let whoever wants to delete it; safe to call twice."""
+        super().close()
+        if self._lease.is_held:
+            self._lease.release()
+            self._closed()

@@ -1,0 +1,82 @@
+"""What the store says of its snapshots."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = ["HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
+
+HIBERNATED = "hibernated"
+"""`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
+
+State = Literal["saving", "live", "warm", "durable", "corrupt", "future"]
+"""``saving``: being written; ``live``: being written, and its twins can be forked already;
+``durable``: on disk; ``warm``: on disk, and its twins live; ``corrupt``: damaged;
+``future``: written by a later release."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a list of snapshots."""
+
+    name: str
+    id: str = ""
+    """Of its directory; stays what it is when the name changes."""
+    state: State
+    saved: float = 1.0
+    """How much of it is on disk, from 0 to 1."""
+    created: str
+    """UTC, ISO 8601; where its image cannot tell, when its directory last changed."""
+    bytes: int
+    """On disk: `own` and `shared`."""
+    logical: int = 0
+    """Bytes of memory that it holds."""
+    own: int = 0
+    """Bytes on disk that only this one needs: what its removal gives back."""
+    shared: int = 0
+    """Bytes on disk that others need, too."""
+    named: bool = True
+    """Whether somebody asked for its name, or it was made up."""
+    parent: str = ""
+    """Name of the snapshot that the kernel was at before; empty if of none."""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    kernel_id: str = ""
+    kernel_name: str = ""
+    path: str = ""
+    """Of the notebook that the kernel worked for, as the server named it."""
+    has_document: bool = False
+    automatic: str = ""
+    """Why it was taken without being asked for; empty if it was."""
+    pid: int = 0
+    comm: str = ""
+    processes: int = 0
+    downtime_ms: float | None = None
+    problem: str = ""
+    """What is wrong with a snapshot that cannot be used."""
+
+
+class Freed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a removal, or the collection of garbage, has given back."""
+
+    bytes: int = 0
+    """On disk."""
+    names: tuple[str, ...] = ()
+    """Snapshots that were removed, by name, or by id where they had none any more."""
+    held: tuple[str, ...] = ()
+    """Those of them that somebody still reads: they go with the last reader."""
+    found: tuple[str, ...] = ()
+    """Snapshots that the catalogue had not known of, and does now."""
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy has removed, or would remove."""
+
+    policy: str
+    removed: tuple[Snapshot, ...]
+    kept: int
+    """How many there are still."""
+    bytes: int
+    """That were given back, or would be."""
+    dry_run: bool
