@@ -9,7 +9,7 @@ BUNDLE := jupyter_cr/labextension/package.json
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-long bench demo lab labextension test-labextension \
-	lint format clean
+	pictures lint format clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -62,6 +62,9 @@ $(BUNDLE): $(LAB_STAMP) labextension/package.json labextension/yarn.lock \
 test-labextension: $(BUNDLE) ## its linters and unit tests
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint:check
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
+
+pictures: $(BUNDLE) ## take README's pictures again; Chromium takes them
+	$(BIN)/python -m tests.labextension.pictures
 
 $(LAB_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab]'

@@ -76,11 +76,22 @@ class Lab:
 
     Args:
         path: of what is opened first.
+        scale: pixels of a picture for each pixel of the page.
     """
 
-    def __init__(self, browser: Browser, server: Server, path: str) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        server: Server,
+        path: str,
+        size: tuple[int, int] = (1300, 800),
+        scale: float = 1,
+    ) -> None:
         self.server = server
-        context = browser.new_context(viewport={"width": 1300, "height": 800})
+        width, height = size
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, device_scale_factor=scale
+        )
         context.set_default_timeout(LIMIT_MS)
         self.page: Page = context.new_page()
         self.page.goto(
@@ -241,11 +252,17 @@ class LabServer:
             context.close()
 
     @contextmanager
-    def open(self, path: str, *sources: str) -> Iterator[Lab]:
+    def open(
+        self,
+        path: str,
+        *sources: str,
+        size: tuple[int, int] = (1300, 800),
+        scale: float = 1,
+    ) -> Iterator[Lab]:
         """A window with that notebook, which is made if there are sources for it."""
         if sources:
             self.write(path, *sources)
-        window = Lab(self.browser, self.server, path)
+        window = Lab(self.browser, self.server, path, size, scale)
         try:
             yield window
         finally:
