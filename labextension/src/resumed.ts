@@ -2,12 +2,19 @@ import type { CodeCell } from '@jupyterlab/cells';
 import type * as nbformat from '@jupyterlab/nbformat';
 import { type Kernel, KernelMessage } from '@jupyterlab/services';
 
-import type { SnapshotModel } from './model';
-import type { Targets } from './targets';
-import type { ISnapshotEvent } from './types';
+import { isHibernated, type SnapshotModel } from './model';
+import type { ITarget, Targets } from './targets';
+import type { IRunningRequest, ISnapshotEvent } from './types';
 
 /** How many messages are kept of what kernels say that nobody expects. */
 const MAX_UNEXPECTED = 1000;
+
+/** Requests that a kernel goes on with. */
+interface IResumed {
+  running: readonly IRunningRequest[];
+  /** That has the notebook as it was; empty if that is what it shows. */
+  snapshot: string;
+}
 
 /**
  * Cells that were running when a snapshot was taken run again after it was restored: they
@@ -18,60 +25,101 @@ const MAX_UNEXPECTED = 1000;
 export class ResumedCells {
   constructor(
     private readonly model: SnapshotModel,
-    private readonly targets: Targets
+    private readonly targets: Targets,
+    private readonly kernels: Kernel.IManager
   ) {
     model.happened.connect(this.onEvent, this);
-    const listen = () => {
-      for (const { sessionContext } of targets.all()) {
-        this.listen(sessionContext.session!.kernel!);
+    const look = () => {
+      for (const target of targets.all()) {
+        const kernel = target.sessionContext.session!.kernel!;
+        this.listen(kernel);
+        void this.catchUp(target, kernel);
       }
     };
-    targets.changed.connect(listen);
-    listen();
+    targets.changed.connect(look);
+    look();
   }
 
   /** A kernel goes on before the server tells of it. */
   private listen(kernel: Kernel.IKernelConnection): void {
     if (!this.unexpected.has(kernel)) {
-      this.unexpected.set(kernel, new Unexpected(kernel));
+      this.unexpected.set(kernel, new Unexpected(kernel, this.counts));
     }
   }
 
   private onEvent(_: unknown, event: ISnapshotEvent): void {
-    if (event.action !== 'restored' || !event.running?.length) {
+    const kernelId = event.kernel_id!;
+    if (event.action !== 'restored') {
       return;
     }
-    const kernelId = event.kernel_id!;
-    for (const { notebook, sessionContext } of this.targets.of(kernelId)) {
-      const kernel = sessionContext.session?.kernel;
-      // Where several people have it open, one writes what all see.
-      const isOurs =
-        !notebook?.context.model.collaborative || this.model.activity(kernelId);
-      if (!notebook || !kernel || !isOurs) {
+    this.unseen.delete(kernelId);
+    if (!event.running?.length) {
+      return;
+    }
+    const snapshot = this.model.get(event.snapshot!);
+    const resumed: IResumed = {
+      running: event.running,
+      // Of a kernel that hibernated, cells still show what they showed then; and the
+      // snapshot is about to be removed.
+      snapshot: snapshot && isHibernated(snapshot) ? '' : event.snapshot!
+    };
+    const targets = this.targets.of(kernelId);
+    targets.forEach(target => this.goOn(target, resumed));
+    if (!targets.length) {
+      this.unseen.set(kernelId, resumed);
+    }
+  }
+
+  /** A kernel had gone on before its notebook was connected with it. */
+  private async catchUp(
+    target: ITarget,
+    kernel: Kernel.IKernelConnection
+  ): Promise<void> {
+    const resumed = this.unseen.get(target.kernelId);
+    if (!resumed || !target.notebook) {
+      return;
+    }
+    this.unseen.delete(target.kernelId);
+    await this.kernels.refreshRunning();
+    const model = await this.kernels.findById(target.kernelId);
+    // What has ended meanwhile does not run.
+    if (!kernel.isDisposed && model?.execution_state === 'busy') {
+      this.goOn(target, resumed);
+    }
+  }
+
+  private goOn(target: ITarget, { running, snapshot }: IResumed): void {
+    const { notebook, sessionContext } = target;
+    const kernel = sessionContext.session?.kernel;
+    // Where several people have it open, one writes what all see.
+    const isOurs =
+      !notebook?.context.model.collaborative ||
+      this.model.activity(target.kernelId);
+    if (!notebook || !kernel || !isOurs) {
+      return;
+    }
+    const document = snapshot ? this.model.client.document(snapshot) : null;
+    for (const { msg_id, cell_id } of running) {
+      const cell = notebook.content.widgets.find(
+        widget => widget.model.type === 'code' && widget.model.id === cell_id
+      ) as CodeCell | undefined;
+      if (!cell) {
         continue;
       }
-      const document = this.model.client.document(event.snapshot!);
-      for (const { msg_id, cell_id } of event.running) {
-        const cell = notebook.content.widgets.find(
-          widget => widget.model.type === 'code' && widget.model.id === cell_id
-        ) as CodeCell | undefined;
-        if (!cell) {
+      const { future } = cell.outputArea;
+      const unexpected = this.unexpected.get(kernel);
+      if (future && !future.isDisposed && future.msg.header.msg_id === msg_id) {
+        if (!unexpected?.hasEnded(msg_id)) {
+          // It has been at it all the time.
           continue;
         }
-        const { future } = cell.outputArea;
-        const unexpected = this.unexpected.get(kernel);
-        if (future?.msg.header.msg_id === msg_id) {
-          if (!unexpected?.hasEnded(msg_id)) {
-            // It has been at it all the time.
-            continue;
-          }
-          // It would go on where it ended.
-          future.dispose();
-        }
-        const missed = unexpected?.take(msg_id) ?? [];
-        const outputs = outputsOf(document, cell_id);
-        new ResumedCell(cell, kernel, msg_id, missed, outputs);
+        // It would go on where it ended.
+        future.dispose();
       }
+      const missed = unexpected?.take(msg_id) ?? [];
+      const outputs = document && outputsOf(document, cell_id);
+      const count = this.counts.get(msg_id) ?? cell.model.executionCount;
+      new ResumedCell(cell, kernel, msg_id, count, missed, outputs);
     }
   }
 
@@ -79,13 +127,26 @@ export class ResumedCells {
     Kernel.IKernelConnection,
     Unexpected
   >();
+  /**
+   * Of requests that have not ended. The reply that tells it comes to the connection that
+   * had sent the request, and a notebook whose kernel hibernated has another one.
+   */
+  private readonly counts = new Map<string, nbformat.ExecutionCount>();
+  /** By kernels that no notebook here was connected with. */
+  private readonly unseen = new Map<string, IResumed>();
 }
 
 /**
  * What a kernel says of requests that had ended: it was brought back to before that.
  */
 class Unexpected {
-  constructor(kernel: Kernel.IKernelConnection) {
+  /**
+   * @param counts Is told the execution count of each request until that has ended.
+   */
+  constructor(
+    kernel: Kernel.IKernelConnection,
+    private readonly counts: Map<string, nbformat.ExecutionCount>
+  ) {
     kernel.anyMessage.connect(this.hear, this);
   }
 
@@ -114,7 +175,11 @@ class Unexpected {
         this.messages.shift();
       }
     }
-    if (isIdle(msg)) {
+    if (KernelMessage.isExecuteInputMsg(msg as KernelMessage.IIOPubMessage)) {
+      const { content } = msg as KernelMessage.IExecuteInputMsg;
+      this.counts.set(parent, content.execution_count);
+    } else if (isIdle(msg)) {
+      this.counts.delete(parent);
       this.ended.add(parent);
     }
   }
@@ -131,22 +196,26 @@ class ResumedCell {
     private readonly cell: CodeCell,
     private readonly kernel: Kernel.IKernelConnection,
     private readonly msgId: string,
+    private count: nbformat.ExecutionCount,
     missed: KernelMessage.IMessage[],
-    outputs: Promise<nbformat.IOutput[]>
+    outputs: Promise<nbformat.IOutput[]> | null
   ) {
-    this.count = cell.model.executionCount;
     this.waiting = missed;
     kernel.anyMessage.connect(this.hear, this);
     kernel.statusChanged.connect(this.onStatus, this);
     this.setRunning(true);
-    void outputs.then(outputs => this.begin(outputs));
+    if (outputs) {
+      void outputs.then(outputs => this.begin(outputs));
+    } else {
+      this.begin(null);
+    }
   }
 
   /** Show what there was at the snapshot, and what has come since. */
-  private begin(outputs: nbformat.IOutput[]): void {
+  private begin(outputs: nbformat.IOutput[] | null): void {
     const waiting = this.waiting ?? [];
     this.waiting = null;
-    if (!this.cell.isDisposed) {
+    if (outputs && !this.cell.isDisposed) {
       this.cell.outputArea.model.fromJSON(outputs);
     }
     waiting.forEach(message => this.show(message));
@@ -226,7 +295,6 @@ class ResumedCell {
     cell.setPrompt(isRunning ? '*' : `${this.count ?? ''}`);
   }
 
-  private count: nbformat.ExecutionCount;
   private isDone = false;
   private waiting: KernelMessage.IMessage[] | null;
 }
