@@ -156,7 +156,7 @@ export class Actions {
     snapshot: ISnapshot,
     options: { document?: boolean; keep?: boolean } = {}
   ): Promise<void> {
-    const { settings, sleepers } = this.parts;
+    const { settings, sleepers, targets } = this.parts;
     if (!options.document && sleepers.in(snapshot).length) {
       return this.resume(snapshot);
     }
@@ -164,9 +164,7 @@ export class Actions {
     const keep = options.keep ?? settings.now.keepBeforeRestore;
     const kernelId = snapshot.kernel_id;
     const isRunning = await this.isRunning(kernelId);
-    const panel = snapshot.path
-      ? this.parts.targets.notebook(snapshot.path)
-      : undefined;
+    const panel = snapshot.path ? targets.notebook(snapshot.path) : undefined;
     if (isRunning && !keep && !(await this.mayLose(snapshot))) {
       return;
     }
@@ -183,7 +181,7 @@ export class Actions {
     await this.bringBack(snapshot.name, kernelId, document, (name, follow) =>
       this.parts.model.client.restore(kernelId, name, { keep }, follow)
     );
-    if (!isRunning) {
+    if (!targets.of(kernelId).length) {
       await this.reopen(snapshot);
     }
   }
@@ -492,7 +490,7 @@ export class Actions {
     return button.actions.includes('fork') ? 'fork' : 'replace';
   }
 
-  /** Show the document of a kernel that has come back. */
+  /** Show the document of a kernel that has come back, where none does. */
   private async reopen(snapshot: ISnapshot): Promise<void> {
     const { docManager, services, sleepers, targets } = this.parts;
     await services.kernels.refreshRunning();
