@@ -24,7 +24,7 @@ import { addSleepCards } from './sleep/cards';
 import { addSleepNotices } from './sleep/notice';
 import { RunningSleepers } from './sleep/running';
 import { Sleepers } from './sleep/sleepers';
-import { ResumedCells } from './resumed';
+import { ResumedCells } from './resumed/cells';
 import { RunningSnapshots } from './running';
 import { Settings } from './settings';
 import { StatusItem } from './status';
