@@ -63,6 +63,14 @@ _NOTEBOOK_7 = {
 }
 
 
+_COLLABORATION = {
+    "ServerApp": {
+        "jpserver_extensions": {"jupyter_server_fileid": True, "jupyter_server_ydoc": True}
+    }
+}
+_SHARED = Path(sys.prefix) / "share" / "jupyter" / "labextensions" / "@jupyter"
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Debian's own."""
@@ -262,17 +270,21 @@ def lab(
     user: User,
     theme: str = "JupyterLab Light",
     settings: Mapping[str, dict[str, Any]] | None = None,
+    *,
+    is_shared: bool = False,
 ) -> Iterator[LabServer]:
     """JupyterLab for a user, in this theme.
 
     Args:
         settings: of JupyterLab's plugins, by their names.
+        is_shared: with jupyter-collaboration, which is left alone otherwise.
     """
     home = user.home
     config, shared = home / "config", home / "data" / "labextensions"
     for name, content in (
         ("labconfig/page_config.json", _QUIET),
         ("jupyter_server_config.d/notebook.json", _NOTEBOOK_7),
+        *([("jupyter_server_config.d/shared.json", _COLLABORATION)] if is_shared else []),
         *(
             (f"{_SETTINGS}/{plugin}.jupyterlab-settings", chosen)
             for plugin, chosen in {_THEMES: {"theme": theme}, **(settings or {})}.items()
@@ -283,9 +295,13 @@ def lab(
         file.write_text(json.dumps(content))
     shared.mkdir(parents=True)
     (shared / "jupyter-cr").symlink_to(BUNDLE)
+    if is_shared:
+        (shared / "@jupyter").symlink_to(_SHARED)
     for path in (home, *home.rglob("*")):
         os.chown(path, user.uid, user.uid, follow_symlinks=False)
     static = Path(sys.prefix) / "share" / "jupyter" / "lab"
-    option = f"--LabApp.app_dir={static}"
-    with jupyter_server(user, option, serve=_LAB) as server, chromium() as browser:
+    options = [f"--LabApp.app_dir={static}"]
+    if not is_shared:
+        options.append("--YDocExtension.disable_rtc=True")
+    with jupyter_server(user, *options, serve=_LAB) as server, chromium() as browser:
         yield LabServer(server, browser)
