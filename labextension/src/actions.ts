@@ -1,3 +1,4 @@
+import type { JupyterFrontEnd } from '@jupyterlab/application';
 import { Dialog, showDialog } from '@jupyterlab/apputils';
 import type { IDocumentManager } from '@jupyterlab/docmanager';
 import type * as nbformat from '@jupyterlab/nbformat';
@@ -14,9 +15,10 @@ import {
   nextName,
   stemOf
 } from './format';
-import type { SnapshotModel } from './model';
+import { isHibernated, type SnapshotModel } from './model';
 import type { INoticeAction, Notices } from './notices';
 import type { Settings } from './settings';
+import type { Sleepers } from './sleep/sleepers';
 import type { ITarget, Targets } from './targets';
 import type { IForkAnswer, IRestoreAnswer, ISnapshot } from './types';
 
@@ -90,19 +92,79 @@ export class Actions {
     );
   }
 
+  /** Save a kernel, and end it until it is resumed. */
+  async hibernate(target: ITarget): Promise<void> {
+    const { model, notices, targets, trans } = this.parts;
+    const { kernelId } = target;
+    const cancel = new AbortController();
+    await notices.during(
+      trans.__('Hibernating the kernel…'),
+      report =>
+        model.during('hibernate', kernelId, async progress => {
+          await Promise.all(targets.of(kernelId).map(open => this.save(open)));
+          return model.client.hibernate(
+            kernelId,
+            follow(cancel, report, progress)
+          );
+        }),
+      answer => ({
+        message: trans.__(
+          'The kernel hibernates in “%1”: %2 on disk, none in memory.',
+          answer.name,
+          formatBytes(answer.bytes)
+        ),
+        warnings: answer.warnings,
+        actions: [
+          {
+            label: trans.__('Resume'),
+            caption: trans.__('Have the kernel go on where it was'),
+            callback: () => {
+              const snapshot = model.get(answer.name);
+              if (snapshot) {
+                void this.resume(snapshot);
+              }
+            }
+          },
+          {
+            label: trans.__('Show'),
+            caption: trans.__('Show this snapshot in the panel'),
+            isMain: true,
+            callback: () => this.show(answer.name)
+          }
+        ]
+      }),
+      { cancel: () => cancel.abort() }
+    );
+  }
+
+  /** Have a kernel that hibernates go on, and show what it works for. */
+  async resume(snapshot: ISnapshot): Promise<void> {
+    const { shell, sleepers } = this.parts;
+    const [place] = sleepers.in(snapshot);
+    if (!place) {
+      // Not open, so there is no place that shows how it goes.
+      await this.restore(snapshot, { document: false });
+      return;
+    }
+    shell.activateById(place.widget.id);
+    // Others that work with it hear of it.
+    await sleepers.wake(place.widget);
+  }
+
   /** Bring the kernel of a snapshot back to it, where it runs or where it ran. */
   async restore(
     snapshot: ISnapshot,
     options: { document?: boolean; keep?: boolean } = {}
   ): Promise<void> {
-    const { settings } = this.parts;
+    const { settings, sleepers, targets } = this.parts;
+    if (!options.document && sleepers.in(snapshot).length) {
+      return this.resume(snapshot);
+    }
     const document = options.document ?? settings.now.restoreDocument;
     const keep = options.keep ?? settings.now.keepBeforeRestore;
     const kernelId = snapshot.kernel_id;
     const isRunning = await this.isRunning(kernelId);
-    const panel = snapshot.path
-      ? this.parts.targets.notebook(snapshot.path)
-      : undefined;
+    const panel = snapshot.path ? targets.notebook(snapshot.path) : undefined;
     if (isRunning && !keep && !(await this.mayLose(snapshot))) {
       return;
     }
@@ -119,7 +181,7 @@ export class Actions {
     await this.bringBack(snapshot.name, kernelId, document, (name, follow) =>
       this.parts.model.client.restore(kernelId, name, { keep }, follow)
     );
-    if (!isRunning) {
+    if (!targets.of(kernelId).length) {
       await this.reopen(snapshot);
     }
   }
@@ -168,6 +230,10 @@ export class Actions {
     if (!names.length) {
       return;
     }
+    const losesKernels = names.some(name => {
+      const snapshot = model.get(name);
+      return snapshot !== undefined && isHibernated(snapshot);
+    });
     model.hide(names);
     const timer = window.setTimeout(
       () => void this.commit(names),
@@ -176,13 +242,19 @@ export class Actions {
     this.deletions.set(names, timer);
     notices.tellFor(
       settings.now.undoSeconds * 1000,
-      names.length === 1
-        ? trans.__('Snapshot “%1” deleted.', names[0])
-        : trans._n(
-            '%1 snapshot deleted.',
-            '%1 snapshots deleted.',
+      losesKernels
+        ? trans._n(
+            '%1 snapshot deleted, and with it a kernel that hibernates.',
+            '%1 snapshots deleted, and with them kernels that hibernate.',
             names.length
-          ),
+          )
+        : names.length === 1
+          ? trans.__('Snapshot “%1” deleted.', names[0])
+          : trans._n(
+              '%1 snapshot deleted.',
+              '%1 snapshots deleted.',
+              names.length
+            ),
       {
         label: trans.__('Undo'),
         isMain: true,
@@ -418,16 +490,16 @@ export class Actions {
     return button.actions.includes('fork') ? 'fork' : 'replace';
   }
 
-  /** Show the document of a kernel that has come back. */
+  /** Show the document of a kernel that has come back, where none does. */
   private async reopen(snapshot: ISnapshot): Promise<void> {
-    const { docManager, services, targets } = this.parts;
+    const { docManager, services, sleepers, targets } = this.parts;
     await services.kernels.refreshRunning();
     if (!(await this.isRunning(snapshot.kernel_id))) {
       return;
     }
     const panel = snapshot.path ? targets.notebook(snapshot.path) : undefined;
     if (panel) {
-      await panel.sessionContext.changeKernel({ id: snapshot.kernel_id });
+      await sleepers.connect(panel, snapshot.kernel_id);
     } else if (snapshot.path.endsWith('.ipynb')) {
       docManager.openOrReveal(snapshot.path, 'default', {
         id: snapshot.kernel_id
@@ -598,6 +670,8 @@ export namespace Actions {
   export interface IParts {
     model: SnapshotModel;
     targets: Targets;
+    sleepers: Sleepers;
+    shell: JupyterFrontEnd.IShell;
     notices: Notices;
     settings: Settings;
     docManager: IDocumentManager;

@@ -158,6 +158,14 @@ export class SnapshotClient {
     return this.run(kernelPath(kernelId, 'checkpoint'), options, follow);
   }
 
+  /** Save a kernel, and end it until it is resumed. */
+  async hibernate(
+    kernelId: string,
+    follow: IFollow = {}
+  ): Promise<ICheckpointAnswer> {
+    return this.run(kernelPath(kernelId, 'hibernate'), {}, follow);
+  }
+
   /** Bring a kernel back to a snapshot of it. */
   async restore(
     kernelId: string,

@@ -5,6 +5,7 @@ import {
   CommandToolbarButton,
   deleteIcon,
   editIcon,
+  runIcon,
   undoIcon
 } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
@@ -12,14 +13,18 @@ import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import type { Widget } from '@lumino/widgets';
 
 import type { Actions } from './actions';
-import { cameraIcon, forkIcon } from './icons';
-import { isUsable, type SnapshotModel } from './model';
+import { baseName } from './format';
+import { cameraIcon, forkIcon, moonIcon } from './icons';
+import { isHibernated, isUsable, type SnapshotModel } from './model';
+import type { Sleepers } from './sleep/sleepers';
 import type { ITarget, Targets } from './targets';
 import type { ISnapshot } from './types';
 
 /** Ids of our commands. */
 export namespace CommandIDs {
   export const snapshot = 'jupyter-cr:snapshot';
+  export const hibernate = 'jupyter-cr:hibernate';
+  export const resume = 'jupyter-cr:resume';
   export const restoreLast = 'jupyter-cr:restore-last';
   export const undo = 'jupyter-cr:undo';
   export const restore = 'jupyter-cr:restore';
@@ -53,6 +58,7 @@ export interface ICommandParts {
   actions: Actions;
   model: SnapshotModel;
   targets: Targets;
+  sleepers: Sleepers;
   trans: TranslationBundle;
   /** Shows the panel, and a snapshot in it. */
   showPanel: (snapshot?: string) => void;
@@ -64,7 +70,8 @@ export interface ICommandParts {
  * Add the commands that everything else is made of.
  */
 export function addCommands(parts: ICommandParts): void {
-  const { app, actions, model, targets, trans, showPanel, editName } = parts;
+  const { app, actions, model, targets, sleepers } = parts;
+  const { trans, showPanel, editName } = parts;
   const { commands } = app;
 
   const kernelArgs = {
@@ -200,6 +207,94 @@ export function addCommands(parts: ICommandParts): void {
     }
   });
 
+  /** The snapshot in which the kernel hibernates that is meant. */
+  function sleepOf(args: ReadonlyPartialJSONObject): ISnapshot | undefined {
+    const name = nameOf(args);
+    if (name !== undefined) {
+      const snapshot = model.get(name);
+      return snapshot && isHibernated(snapshot) ? snapshot : undefined;
+    }
+    const widget = targets.currentPlace?.widget;
+    return widget && sleepers.of(widget);
+  }
+
+  commands.addCommand(CommandIDs.hibernate, {
+    label: trans.__('Hibernate Kernel'),
+    caption: args => {
+      if (!model.canCheckpoint || !model.canRestore) {
+        return trans.__('Kernels cannot hibernate here. %1', refusal() ?? '');
+      }
+      const target = targetOf(args);
+      if (!target) {
+        return sleepOf(args)
+          ? trans.__('The kernel hibernates already')
+          : trans.__('There is no kernel that could hibernate');
+      }
+      return model.activity(target.kernelId)
+        ? trans.__('Something else is being done with the kernel')
+        : trans.__(
+            'Save the kernel and end it: it needs no memory until it is resumed, and goes on where it was'
+          );
+    },
+    icon: args => (args.isPalette ? moonIcon : undefined),
+    isEnabled: args =>
+      model.canCheckpoint && model.canRestore && isFree(targetOf(args)),
+    isVisible: args => args.isPalette === true || !sleepOf(args),
+    execute: async args => {
+      const target = targetOf(args);
+      if (isFree(target)) {
+        await actions.hibernate(target);
+      }
+    },
+    describedBy: { args: { type: 'object', properties: kernelArgs } }
+  });
+
+  commands.addCommand(CommandIDs.resume, {
+    label: args => {
+      const snapshot = args.isCard ? sleepOf(args) : undefined;
+      return snapshot
+        ? baseName(snapshot.path) || snapshot.kernel_name
+        : trans.__('Resume Kernel');
+    },
+    caption: args => {
+      const snapshot = sleepOf(args);
+      return snapshot
+        ? trans.__(
+            'Have the kernel go on where it was, from snapshot “%1”',
+            snapshot.name
+          )
+        : trans.__('The kernel does not hibernate');
+    },
+    icon: args =>
+      args.isCard ? moonIcon : args.isPalette ? runIcon : undefined,
+    isEnabled: args => {
+      const snapshot = sleepOf(args);
+      return (
+        model.canRestore && !!snapshot && !model.activity(snapshot.kernel_id)
+      );
+    },
+    isVisible: args => args.isPalette === true || !!sleepOf(args),
+    execute: async args => {
+      const snapshot = sleepOf(args);
+      if (snapshot) {
+        await actions.resume(snapshot);
+      }
+    },
+    describedBy: {
+      args: {
+        type: 'object',
+        properties: {
+          snapshot: {
+            type: 'string',
+            description: trans.__(
+              'Name of a snapshot in which a kernel hibernates; the one of the current notebook by default.'
+            )
+          }
+        }
+      }
+    }
+  });
+
   commands.addCommand(CommandIDs.restoreLast, {
     label: trans.__('Restore Last Snapshot'),
     caption: args => {
@@ -242,7 +337,9 @@ export function addCommands(parts: ICommandParts): void {
       args.document
         ? trans.__('Restore Kernel and Notebook')
         : args.isContext
-          ? trans.__('Restore Kernel')
+          ? sleepOf(args)
+            ? trans.__('Resume Kernel')
+            : trans.__('Restore Kernel')
           : trans.__('Restore Snapshot…'),
     caption: args =>
       args.document
@@ -414,5 +511,6 @@ export function addCommands(parts: ICommandParts): void {
     }
   };
   model.changed.connect(announce);
+  sleepers.changed.connect(announce);
   targets.changed.connect(announce);
 }

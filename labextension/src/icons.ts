@@ -2,6 +2,7 @@ import { LabIcon } from '@jupyterlab/ui-components';
 
 import cameraSvg from '../style/icons/camera.svg';
 import forkSvg from '../style/icons/fork.svg';
+import moonSvg from '../style/icons/moon.svg';
 
 /** Snapshots. */
 export const cameraIcon = new LabIcon({
@@ -13,4 +14,10 @@ export const cameraIcon = new LabIcon({
 export const forkIcon = new LabIcon({
   name: 'jupyter-cr:fork',
   svgstr: forkSvg
+});
+
+/** A kernel that hibernates. */
+export const moonIcon = new LabIcon({
+  name: 'jupyter-cr:moon',
+  svgstr: moonSvg
 });

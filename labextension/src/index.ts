@@ -19,8 +19,12 @@ import { addCommands, CommandIDs, snapshotButton } from './commands';
 import { SnapshotModel } from './model';
 import { Notices } from './notices';
 import { SnapshotPanel } from './panel/panel';
-import { addResumeCard } from './launcher';
-import { ResumedCells } from './resumed';
+import { addRestoreCard } from './launcher';
+import { addSleepCards } from './sleep/cards';
+import { addSleepNotices } from './sleep/notice';
+import { RunningSleepers } from './sleep/running';
+import { Sleepers } from './sleep/sleepers';
+import { ResumedCells } from './resumed/cells';
 import { RunningSnapshots } from './running';
 import { Settings } from './settings';
 import { StatusItem } from './status';
@@ -31,6 +35,7 @@ export interface ISnapshots {
   model: SnapshotModel;
   actions: Actions;
   targets: Targets;
+  sleepers: Sleepers;
   settings: Settings;
 }
 
@@ -75,11 +80,14 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     const { commands, serviceManager, shell } = app;
     const model = new SnapshotModel(serviceManager);
     const targets = new Targets(shell, notebooks, consoles);
+    const sleepers = new Sleepers(model, targets);
     const settings = new Settings();
     const actions = new Actions({
       model,
       targets,
+      sleepers,
       settings,
+      shell,
       docManager,
       commands,
       trans,
@@ -90,6 +98,7 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       model,
       actions,
       targets,
+      sleepers,
       settings,
       trans
     });
@@ -105,6 +114,7 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       actions,
       model,
       targets,
+      sleepers,
       trans,
       showPanel,
       editName: name => {
@@ -119,7 +129,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
         snapshotButton(commands, widget)
       );
     }
-    new ResumedCells(model, targets);
+    new ResumedCells(model, targets, serviceManager.kernels);
+    addSleepNotices(targets, sleepers, trans);
 
     const category = trans.__('Kernel Snapshots');
     for (const command of Object.values(CommandIDs)) {
@@ -144,7 +155,7 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     }
     void model.refresh();
     void app.restored.then(() => model.probe());
-    return { model, actions, targets, settings };
+    return { model, actions, targets, sleepers, settings };
   }
 };
 
@@ -165,7 +176,9 @@ const running: JupyterFrontEndPlugin<void> = {
     translator: ITranslator | null
   ) => {
     const { model, actions } = snapshots;
+    const { kernels } = app.serviceManager;
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
+    managers?.add(new RunningSleepers(model, actions, kernels, trans));
     managers?.add(new RunningSnapshots(model, actions, app.commands, trans));
   }
 };
@@ -186,11 +199,11 @@ const status: JupyterFrontEndPlugin<void> = {
     statusBar: IStatusBar | null,
     translator: ITranslator | null
   ) => {
-    const { model, settings, targets } = snapshots;
+    const { model, settings, sleepers, targets } = snapshots;
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
     const open = () => void app.commands.execute(CommandIDs.showPanel);
     statusBar?.registerStatusItem(status.id, {
-      item: new StatusItem(model, targets, open, trans),
+      item: new StatusItem(model, targets, sleepers, open, trans),
       align: 'left',
       rank: 4,
       isActive: () => settings.now.statusItem && model.snapshots.length > 0,
@@ -217,7 +230,8 @@ const launcher: JupyterFrontEndPlugin<void> = {
   ) => {
     const trans = (translator ?? nullTranslator).load(TRANSLATION_DOMAIN);
     if (launcher) {
-      addResumeCard(app.commands, launcher, snapshots.model, trans);
+      addRestoreCard(app.commands, launcher, snapshots.model, trans);
+      addSleepCards(launcher, snapshots.model, trans);
     }
   }
 };

@@ -6,19 +6,19 @@ import { CommandIDs } from './commands';
 import { cameraIcon } from './icons';
 import type { SnapshotModel } from './model';
 
-const RESUME = 'jupyter-cr:resume';
+const RESTORE = 'jupyter-cr:restore-card';
 
 /**
  * A card of the launcher from which work goes on where it was left.
  */
-export function addResumeCard(
+export function addRestoreCard(
   commands: CommandRegistry,
   launcher: ILauncher,
   model: SnapshotModel,
   trans: TranslationBundle
 ): void {
-  commands.addCommand(RESUME, {
-    label: trans.__('Resume from Snapshot'),
+  commands.addCommand(RESTORE, {
+    label: trans.__('Restore Snapshot'),
     caption: trans.__(
       'Go on with a notebook and its kernel where a snapshot was taken'
     ),
@@ -30,6 +30,6 @@ export function addResumeCard(
     },
     describedBy: { args: { type: 'object', properties: {} } }
   });
-  model.changed.connect(() => commands.notifyCommandChanged(RESUME));
-  launcher.add({ command: RESUME, category: trans.__('Other'), rank: 50 });
+  model.changed.connect(() => commands.notifyCommandChanged(RESTORE));
+  launcher.add({ command: RESTORE, category: trans.__('Other'), rank: 50 });
 }

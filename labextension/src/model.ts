@@ -105,6 +105,11 @@ export class SnapshotModel implements IDisposable {
     return this.positions.get(kernelId);
   }
 
+  /** Those in which kernels hibernate, newest first. */
+  get hibernated(): readonly ISnapshot[] {
+    return this.asleep;
+  }
+
   /** What is being done with a kernel. */
   activity(kernelId: string): IActivity | undefined {
     return this.activities.get(kernelId);
@@ -216,6 +221,9 @@ export class SnapshotModel implements IDisposable {
         this.forget(event.snapshot!);
         this.rebuild();
         break;
+      case 'hibernated':
+        await this.fetch(event.snapshot!);
+        break;
       case 'restored':
         this.positions.set(event.kernel_id!, event.snapshot!);
         this.announce();
@@ -265,6 +273,7 @@ export class SnapshotModel implements IDisposable {
 
   private rebuild(): void {
     this.shown = this.all.filter(snapshot => !this.hidden.has(snapshot.name));
+    this.asleep = this.shown.filter(isHibernated);
     this.byName = new Map(
       this.shown.map(snapshot => [snapshot.name, snapshot])
     );
@@ -288,6 +297,7 @@ export class SnapshotModel implements IDisposable {
   private readonly hasChanged = new Signal<this, void>(this);
   private all: ISnapshot[] = [];
   private shown: ISnapshot[] = [];
+  private asleep: ISnapshot[] = [];
   private byName = new Map<string, ISnapshot>();
   private byKernel = new Map<string, ISnapshot[]>();
   private readonly hidden = new Set<string>();
@@ -306,6 +316,11 @@ export class SnapshotModel implements IDisposable {
 /** Whether a snapshot is whole, and its kernel can be brought back to it. */
 export function isUsable({ state, kernel_id }: ISnapshot): boolean {
   return kernel_id !== '' && (state === 'warm' || state === 'durable');
+}
+
+/** Whether the kernel of a snapshot was ended when that was taken, and goes on from it. */
+export function isHibernated(snapshot: ISnapshot): boolean {
+  return isUsable(snapshot) && snapshot.automatic === 'hibernated';
 }
 
 function isUsableAndWanted(snapshot: ISnapshot): boolean {

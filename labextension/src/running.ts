@@ -8,11 +8,12 @@ import type { Actions } from './actions';
 import { CommandIDs } from './commands';
 import { baseName, formatAge, formatBytes } from './format';
 import { cameraIcon } from './icons';
-import type { SnapshotModel } from './model';
+import { isHibernated, type SnapshotModel } from './model';
 import type { ISnapshot } from './types';
 
 /**
- * The section of snapshots in the panel of what runs: they cost memory or disk, too.
+ * The section of snapshots in the panel of what runs: they cost memory or disk, too. Those
+ * in which kernels hibernate have a section of their own, lest *Delete All* take these.
  */
 export class RunningSnapshots implements IRunningSessions.IManager {
   constructor(
@@ -41,7 +42,7 @@ export class RunningSnapshots implements IRunningSessions.IManager {
   }
 
   running(): IRunningSessions.IRunningItem[] {
-    return this.model.snapshots.map(snapshot => this.item(snapshot));
+    return this.snapshots.map(snapshot => this.item(snapshot));
   }
 
   refreshRunning(): void {
@@ -49,7 +50,11 @@ export class RunningSnapshots implements IRunningSessions.IManager {
   }
 
   shutdownAll(): void {
-    this.actions.delete(this.model.snapshots.map(({ name }) => name));
+    this.actions.delete(this.snapshots.map(({ name }) => name));
+  }
+
+  private get snapshots(): ISnapshot[] {
+    return this.model.snapshots.filter(snapshot => !isHibernated(snapshot));
   }
 
   private item(snapshot: ISnapshot): IRunningSessions.IRunningItem {

@@ -3,19 +3,22 @@ import type { ISessionContext } from '@jupyterlab/apputils';
 import type { ConsolePanel, IConsoleTracker } from '@jupyterlab/console';
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import { type ISignal, Signal } from '@lumino/signaling';
-import type { Widget } from '@lumino/widgets';
 
-/** A notebook or a console that is open, with its kernel. */
-export interface ITarget {
-  kernelId: string;
-  widget: Widget;
+/** A notebook or a console that is open, whether or not it has a kernel. */
+export interface IPlace {
+  widget: NotebookPanel | ConsolePanel;
   sessionContext: ISessionContext;
   /** Null for a console. */
   notebook: NotebookPanel | null;
 }
 
+/** A notebook or a console that is open, with its kernel. */
+export interface ITarget extends IPlace {
+  kernelId: string;
+}
+
 /**
- * What is open on this page and has a kernel.
+ * What is open on this page, and which kernels it works with.
  */
 export class Targets {
   constructor(
@@ -32,6 +35,7 @@ export class Targets {
         context.kernelChanged.connect(look);
         context.connectionStatusChanged.connect(look);
         widget.disposed.connect(look);
+        this.hasOpened.emit(placeOf(widget));
         look();
       });
     }
@@ -45,6 +49,17 @@ export class Targets {
   /** The notebook or console that was current last. */
   get last(): ITarget | null {
     return targetOf(this.focused ?? this.previous);
+  }
+
+  /** The current notebook or console, even if it has no kernel. */
+  get currentPlace(): IPlace | null {
+    return this.focused && placeOf(this.focused);
+  }
+
+  /** The notebook or console that was current last, even if it has no kernel. */
+  get lastPlace(): IPlace | null {
+    const widget = this.focused ?? this.previous;
+    return widget && placeOf(widget);
   }
 
   /** The one of that widget. */
@@ -62,7 +77,21 @@ export class Targets {
     return this.hasChanged;
   }
 
-  /** All that are open. */
+  /** Something has been opened. */
+  get opened(): ISignal<this, IPlace> {
+    return this.hasOpened;
+  }
+
+  /** All that are open, with or without a kernel. */
+  *places(): IterableIterator<IPlace> {
+    for (const widget of this.widgets()) {
+      if (!widget.isDisposed) {
+        yield placeOf(widget);
+      }
+    }
+  }
+
+  /** All that are open and have a kernel. */
   *all(): IterableIterator<ITarget> {
     for (const widget of this.widgets()) {
       const target = targetOf(widget);
@@ -110,19 +139,23 @@ export class Targets {
 
   private previous: Source | null = null;
   private readonly hasChanged = new Signal<this, void>(this);
+  private readonly hasOpened = new Signal<this, IPlace>(this);
 }
 
-type Source = NotebookPanel | ConsolePanel;
+type Source = IPlace['widget'];
+
+function placeOf(widget: Source): IPlace {
+  return {
+    widget,
+    sessionContext: widget.sessionContext,
+    notebook: 'context' in widget ? widget : null
+  };
+}
 
 function targetOf(widget: Source | null): ITarget | null {
   const kernelId = widget?.sessionContext.session?.kernel?.id;
   if (!widget || !kernelId || widget.isDisposed) {
     return null;
   }
-  return {
-    kernelId,
-    widget,
-    sessionContext: widget.sessionContext,
-    notebook: 'context' in widget ? widget : null
-  };
+  return { kernelId, ...placeOf(widget) };
 }

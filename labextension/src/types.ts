@@ -222,6 +222,8 @@ export type Action =
 
 /** An event. A field that has nothing to say is left out. */
 export interface ISnapshotEvent {
+  /** When it was told, ISO 8601 (jupyter_events). */
+  __timestamp__?: string;
   action: Action;
   snapshot?: string;
   former_name?: string;

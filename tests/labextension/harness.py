@@ -6,11 +6,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -21,6 +22,7 @@ from tests.server.harness import TOKEN, Server, jupyter_server, notebook
 __all__ = [
     "BUNDLE",
     "CHROMIUM",
+    "IDLE",
     "LIMIT_MS",
     "START_LIMIT_MS",
     "Lab",
@@ -36,6 +38,8 @@ CHROMIUM = Path("/usr/bin/chromium")
 START_LIMIT_MS = 60_000
 LIMIT_MS = 15_000
 expect.set_options(timeout=LIMIT_MS)
+IDLE = re.compile(r"\| \W?Idle")
+"""What the status bar says of a kernel, perhaps with a mark (`test_translation.py`)."""
 
 _LAB = (
     "-c",
@@ -50,12 +54,21 @@ _BROWSER = (
     "--disable-component-update",
     "--disable-sync",
 )
-_THEME = "lab/user-settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+_SETTINGS = "lab/user-settings/@jupyterlab"
+_THEMES = "apputils-extension/themes"
 _METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": ""}}
 _QUIET = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
 _NOTEBOOK_7 = {
     "ServerApp": {"jpserver_extensions": {"notebook": find_spec("notebook") is not None}}
 }
+
+
+_COLLABORATION = {
+    "ServerApp": {
+        "jpserver_extensions": {"jupyter_server_fileid": True, "jupyter_server_ydoc": True}
+    }
+}
+_SHARED = Path(sys.prefix) / "share" / "jupyter" / "labextensions" / "@jupyter"
 
 
 @contextmanager
@@ -122,7 +135,7 @@ class Lab:
         then."""
         self.tab(path).click(timeout=limit_ms)
         expect(self.page.locator("#jp-main-statusbar")).to_contain_text(
-            "| Idle", timeout=limit_ms
+            IDLE, timeout=limit_ms
         )
 
     def run_cell(self, path: str, number: int, limit_ms: int = LIMIT_MS) -> str:
@@ -270,23 +283,42 @@ class LabServer:
 
 
 @contextmanager
-def lab(user: User, theme: str = "JupyterLab Light") -> Iterator[LabServer]:
-    """JupyterLab for a user, in this theme."""
+def lab(
+    user: User,
+    theme: str = "JupyterLab Light",
+    settings: Mapping[str, dict[str, Any]] | None = None,
+    *,
+    is_shared: bool = False,
+) -> Iterator[LabServer]:
+    """JupyterLab for a user, in this theme.
+
+    Args:
+        settings: of JupyterLab's plugins, by their names.
+        is_shared: with jupyter-collaboration, which is left alone otherwise.
+    """
     home = user.home
     config, shared = home / "config", home / "data" / "labextensions"
     for name, content in (
         ("labconfig/page_config.json", _QUIET),
         ("jupyter_server_config.d/notebook.json", _NOTEBOOK_7),
-        (_THEME, {"theme": theme}),
+        *([("jupyter_server_config.d/shared.json", _COLLABORATION)] if is_shared else []),
+        *(
+            (f"{_SETTINGS}/{plugin}.jupyterlab-settings", chosen)
+            for plugin, chosen in {_THEMES: {"theme": theme}, **(settings or {})}.items()
+        ),
     ):
         file = config / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
     shared.mkdir(parents=True)
     (shared / "jupyter-cr").symlink_to(BUNDLE)
+    if is_shared:
+        (shared / "@jupyter").symlink_to(_SHARED)
     for path in (home, *home.rglob("*")):
         os.chown(path, user.uid, user.uid, follow_symlinks=False)
     static = Path(sys.prefix) / "share" / "jupyter" / "lab"
-    option = f"--LabApp.app_dir={static}"
-    with jupyter_server(user, option, serve=_LAB) as server, chromium() as browser:
+    options = [f"--LabApp.app_dir={static}"]
+    if not is_shared:
+        options.append("--YDocExtension.disable_rtc=True")
+    with jupyter_server(user, *options, serve=_LAB) as server, chromium() as browser:
         yield LabServer(server, browser)

@@ -3,72 +3,27 @@ see or do not use a mouse."""
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
-from tests.labextension.harness import Lab, LabServer, expect_enabled
+from tests.labextension.harness import LabServer, expect_enabled
+from tests.labextension.pretence import pretend_refused, show_many
+from tests.labextension.seen import violations
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 MANY = 5000
+PANEL = "#jupyter-cr-panel"
 REST = re.compile(r":\d+/jupyter-cr/")
-
-
-def a_snapshot(number: int) -> dict[str, Any]:
-    minutes, seconds = divmod(number, 60)
-    hours, minutes = divmod(minutes, 60)
-    return {
-        "name": f"snapshot {number:04}",
-        "state": "corrupt" if number == 7 else "durable",
-        "created": f"2026-11-24T{hours:02}:{minutes:02}:{seconds:02}+00:00",
-        "bytes": 40_000_000 + number,
-        "note": "with the cleaned table" if number % 10 == 0 else "",
-        "kernel_id": f"0-0-0-0-{number // 50}",
-        "kernel_name": "python3",
-        "path": f"analysis/model-{number // 50}.ipynb",
-        "has_document": True,
-        "automatic": "before restore" if number % 5 == 0 else "",
-        "pid": 1,
-        "comm": "python3",
-        "processes": 1 + number % 3,
-        "downtime_ms": 12.5,
-        "problem": "page 3 is damaged" if number == 7 else "",
-    }
-
-
-def show_many(window: Lab, count: int) -> None:
-    """Have the server say that there are as many, the next time that it is asked."""
-    snapshots = [a_snapshot(number) for number in reversed(range(count))]
-    body = json.dumps({"snapshots": snapshots, "total": count})
-
-    def answer(route: Route) -> None:
-        route.fulfill(content_type="application/json", body=body)
-
-    window.page.route(re.compile(r"jupyter-cr/snapshots\?"), answer)
-    window.page.reload()
-    expect(window.page.locator("#jp-main-statusbar")).to_contain_text("| Idle")
-    window.open_panel()
-
-
-def violations(window: Lab) -> list[str]:
-    """What axe-core finds in the panel."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(window.page, context="#jupyter-cr-panel").response["violations"]
-    return [
-        f"{v['id']}: {v['help']}: {[n['html'][:200] for n in v['nodes'][:3]]}"
-        for v in found
-    ]
 
 
 def test_nothing_yet(jupyterlab: LabServer) -> None:
     with jupyterlab.open("empty.ipynb", "x = 1") as window:
         window.open_panel()
         expect(window.panel.get_by_text("Nothing to go back to yet")).to_be_visible()
-        assert violations(window) == []
+        assert violations(window.page, PANEL) == []
 
 
 def test_thousands(jupyterlab: LabServer) -> None:
@@ -83,7 +38,7 @@ def test_thousands(jupyterlab: LabServer) -> None:
         expect(window.row("snapshot 0000")).to_be_focused()
         window.panel.get_by_placeholder("Search").fill("snapshot 2500")
         expect(window.rows).to_have_count(1)
-        assert violations(window) == []
+        assert violations(window.page, PANEL) == []
 
 
 def test_keyboard_alone(jupyterlab: LabServer) -> None:
@@ -126,30 +81,10 @@ def test_a_damaged_one(jupyterlab: LabServer) -> None:
         expect(row.get_by_role("button", name=re.compile("^Delete"))).to_be_enabled()
 
 
-REFUSED = {
-    "can_checkpoint": False,
-    "can_restore": False,
-    "items": [
-        {
-            "name": "ptrace",
-            "ok": False,
-            "required_for": "checkpoints",
-            "detail": "PTRACE_SEIZE: Operation not permitted",
-            "advice": "Set kernel.yama.ptrace_scope to 0: sudo sysctl "
-            "kernel.yama.ptrace_scope=0",
-        }
-    ],
-}
-
-
 def test_a_machine_that_does_not_permit_it(jupyterlab: LabServer) -> None:
     """It is said in a sentence, with the next step, and no button pretends otherwise."""
     with jupyterlab.open("refused.ipynb", "x = 1") as window:
-        window.page.route(
-            re.compile(r"jupyter-cr/capabilities"),
-            lambda route: route.fulfill(json=REFUSED),
-        )
-        window.page.reload()
+        pretend_refused(window)
         window.is_idle("refused.ipynb")
         window.open_panel()
         notice = window.panel.get_by_role("alert")
@@ -157,7 +92,7 @@ def test_a_machine_that_does_not_permit_it(jupyterlab: LabServer) -> None:
         expect(notice).to_contain_text("sudo sysctl kernel.yama.ptrace_scope=0")
         expect_enabled(window.button("refused.ipynb"), False)
         expect(window.panel.get_by_role("button", name="Snapshot")).to_be_disabled()
-        assert violations(window) == []
+        assert violations(window.page, PANEL) == []
 
 
 def test_a_server_without_it(jupyterlab: LabServer) -> None:

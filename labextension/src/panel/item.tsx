@@ -4,6 +4,7 @@ import {
   caretRightIcon,
   deleteIcon,
   type LabIcon,
+  runIcon,
   undoIcon
 } from '@jupyterlab/ui-components';
 import React, { useEffect, useRef } from 'react';
@@ -11,7 +12,7 @@ import React, { useEffect, useRef } from 'react';
 import { ROW_CLASS } from '../commands';
 import { formatAge, formatBytes, formatTime } from '../format';
 import { forkIcon } from '../icons';
-import { isUsable, type SnapshotModel } from '../model';
+import { isHibernated, isUsable, type SnapshotModel } from '../model';
 import type { ISnapshot } from '../types';
 import { Details } from './details';
 
@@ -73,7 +74,7 @@ export function rowClass(
     'jp-cr-Item',
     isSelected ? 'jp-mod-selected' : '',
     isMarked ? 'jp-cr-mod-marked' : '',
-    snapshot.automatic ? 'jp-cr-mod-automatic' : '',
+    snapshot.automatic && !isHibernated(snapshot) ? 'jp-cr-mod-automatic' : '',
     isUsable(snapshot) ? '' : 'jp-cr-mod-broken'
   ]
     .filter(Boolean)
@@ -100,7 +101,7 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
       {formatBytes(snapshot.bytes)}
     </span>
   ];
-  if (snapshot.processes > 1 && !snapshot.automatic) {
+  if (snapshot.processes > 1 && snapshot.automatic !== 'before restore') {
     facts.push(
       <span key="processes">
         {trans._n('%1 process', '%1 processes', snapshot.processes)}
@@ -194,8 +195,12 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
         {!edited && (
           <div className="jp-cr-Item-actions">
             <IconButton
-              icon={undoIcon}
-              label={trans.__('Restore: bring the kernel back to “%1”', name)}
+              icon={isHibernated(snapshot) ? runIcon : undoIcon}
+              label={
+                isHibernated(snapshot)
+                  ? trans.__('Resume: have the kernel go on from “%1”', name)
+                  : trans.__('Restore: bring the kernel back to “%1”', name)
+              }
               isEnabled={canBringBack}
               onClick={() => actions.restore(snapshot)}
             />
@@ -250,15 +255,26 @@ function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
     case 'warm':
       return trans.__('in memory');
     default:
-      return snapshot.automatic ? trans.__('kept') : '';
+      return isHibernated(snapshot)
+        ? trans.__('hibernating')
+        : snapshot.automatic
+          ? trans.__('kept')
+          : '';
   }
 }
 
 /** Why a snapshot is there that nobody asked for. */
 function reasonOf(snapshot: ISnapshot, trans: TranslationBundle): string {
-  return snapshot.automatic === 'before restore'
-    ? trans.__('Kept when the kernel was brought back to another snapshot')
-    : snapshot.automatic;
+  switch (snapshot.automatic) {
+    case 'before restore':
+      return trans.__(
+        'Kept when the kernel was brought back to another snapshot'
+      );
+    case 'hibernated':
+      return trans.__('The kernel was ended then, and goes on from here');
+    default:
+      return snapshot.automatic;
+  }
 }
 
 /** Opens and closes what is below. */

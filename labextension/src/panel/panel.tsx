@@ -6,11 +6,12 @@ import { type ISignal, Signal } from '@lumino/signaling';
 import React, { useEffect, useMemo, useReducer, useState } from 'react';
 
 import type { Actions } from '../actions';
-import { baseName } from '../format';
 import { cameraIcon } from '../icons';
-import type { SnapshotModel } from '../model';
+import { isHibernated, type SnapshotModel } from '../model';
 import type { Settings } from '../settings';
-import type { ITarget, Targets } from '../targets';
+import type { Sleepers } from '../sleep/sleepers';
+import type { Targets } from '../targets';
+import { HibernateButton, ResumeButton, SnapshotButton } from './buttons';
 import { Lesson, Obstacles, Trouble } from './messages';
 import { List } from './list';
 import { groupsOf, matches } from './rows';
@@ -23,6 +24,7 @@ export interface IPanelParts {
   model: SnapshotModel;
   actions: Actions;
   targets: Targets;
+  sleepers: Sleepers;
   settings: Settings;
   trans: TranslationBundle;
 }
@@ -96,11 +98,16 @@ function Content(
     initial: IRequest | null;
   }
 ): JSX.Element {
-  const { model, actions, targets, settings, trans, asked } = props;
+  const { model, actions, targets, sleepers, settings, trans, asked } = props;
   const [query, setQuery] = useState('');
   const [request, setRequest] = useState(props.initial);
   const [minute, age] = useReducer((count: number) => count + 1, 0);
-  useSignals(model.changed, targets.changed, settings.changed);
+  useSignals(
+    model.changed,
+    targets.changed,
+    sleepers.changed,
+    settings.changed
+  );
 
   useEffect(() => {
     const timer = window.setInterval(age, AGING_MS);
@@ -120,8 +127,10 @@ function Content(
   }, [asked]);
 
   const target = targets.last;
-  const kernelId = target?.kernelId ?? '';
-  const path = target?.notebook?.context.path ?? '';
+  const place = targets.lastPlace;
+  const sleep = place && sleepers.of(place.widget);
+  const kernelId = target?.kernelId ?? sleep?.kernel_id ?? '';
+  const path = place?.notebook?.context.path ?? '';
   const { showAutomatic } = settings.now;
   const { snapshots } = model;
   const groups = useMemo(
@@ -129,7 +138,8 @@ function Content(
       groupsOf(
         snapshots.filter(
           snapshot =>
-            (showAutomatic || !snapshot.automatic) && matches(snapshot, query)
+            (showAutomatic || !snapshot.automatic || isHibernated(snapshot)) &&
+            matches(snapshot, query)
         ),
         kernelId ? { kernelId, path } : null
       ),
@@ -139,12 +149,31 @@ function Content(
   return (
     <>
       <div className="jp-cr-Header">
-        <SnapshotButton
-          target={target}
-          model={model}
-          actions={actions}
-          trans={trans}
-        />
+        <div className="jp-cr-Buttons">
+          {sleep ? (
+            <ResumeButton
+              snapshot={sleep}
+              model={model}
+              actions={actions}
+              trans={trans}
+            />
+          ) : (
+            <>
+              <SnapshotButton
+                target={target}
+                model={model}
+                actions={actions}
+                trans={trans}
+              />
+              <HibernateButton
+                target={target}
+                model={model}
+                actions={actions}
+                trans={trans}
+              />
+            </>
+          )}
+        </div>
         {(snapshots.length > 0 || query) && (
           <InputGroup
             type="search"
@@ -187,43 +216,5 @@ function Content(
         <Lesson trans={trans} />
       ) : null}
     </>
-  );
-}
-
-/** The button at the top: the same as in the notebook's toolbar, with words. */
-function SnapshotButton(props: {
-  target: ITarget | null;
-  model: SnapshotModel;
-  actions: Actions;
-  trans: TranslationBundle;
-}): JSX.Element {
-  const { target, model, actions, trans } = props;
-  const activity = target && model.activity(target.kernelId);
-  const percent = Math.round((activity?.fraction ?? 0) * 100);
-  const name = target
-    ? baseName(target.notebook?.context.path ?? target.widget.title.label)
-    : '';
-  return (
-    <button
-      className="jp-cr-Button jp-mod-styled jp-mod-accept"
-      disabled={!target || !!activity || !model.canCheckpoint}
-      title={
-        target
-          ? trans.__('Snapshot the kernel of %1', name)
-          : trans.__('Open a notebook first')
-      }
-      onClick={() => target && void actions.snapshot(target)}
-    >
-      <cameraIcon.react tag="span" className="jp-cr-Button-icon" />
-      <span className="jp-cr-Button-label">
-        {activity
-          ? percent
-            ? trans.__('%1 %', percent)
-            : trans.__('One moment…')
-          : name
-            ? trans.__('Snapshot %1', name)
-            : trans.__('Snapshot Kernel')}
-      </span>
-    </button>
   );
 }

@@ -1,0 +1,98 @@
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { runIcon } from '@jupyterlab/ui-components';
+import React from 'react';
+
+import type { Actions } from '../actions';
+import { baseName } from '../format';
+import { cameraIcon, moonIcon } from '../icons';
+import type { SnapshotModel } from '../model';
+import type { ITarget } from '../targets';
+import type { ISnapshot } from '../types';
+
+interface IButtonProps {
+  model: SnapshotModel;
+  actions: Actions;
+  trans: TranslationBundle;
+}
+
+/** The button at the top: the same as in the notebook's toolbar, with words. */
+export function SnapshotButton(
+  props: IButtonProps & { target: ITarget | null }
+): JSX.Element {
+  const { target, model, actions, trans } = props;
+  const activity = target && model.activity(target.kernelId);
+  const percent = Math.round((activity?.fraction ?? 0) * 100);
+  const name = target ? nameOf(target) : '';
+  return (
+    <button
+      className="jp-cr-Button jp-mod-styled jp-mod-accept"
+      disabled={!target || !!activity || !model.canCheckpoint}
+      title={
+        target
+          ? trans.__('Snapshot the kernel of %1', name)
+          : trans.__('Open a notebook first')
+      }
+      onClick={() => target && void actions.snapshot(target)}
+    >
+      <cameraIcon.react tag="span" className="jp-cr-Button-icon" />
+      <span className="jp-cr-Button-label">
+        {activity
+          ? percent
+            ? trans.__('%1 %', percent)
+            : trans.__('One moment…')
+          : name
+            ? trans.__('Snapshot %1', name)
+            : trans.__('Snapshot Kernel')}
+      </span>
+    </button>
+  );
+}
+
+/** Beside it, since it is for the same kernel, but not as often wanted. */
+export function HibernateButton(
+  props: IButtonProps & { target: ITarget | null }
+): JSX.Element {
+  const { target, model, actions, trans } = props;
+  const isPossible =
+    target !== null &&
+    !model.activity(target.kernelId) &&
+    model.canCheckpoint &&
+    model.canRestore;
+  const label = target
+    ? trans.__('Hibernate the kernel of %1: save and end it', nameOf(target))
+    : trans.__('Open a notebook first');
+  return (
+    <button
+      className="jp-cr-Button jp-cr-mod-narrow jp-mod-styled jp-mod-reject"
+      disabled={!isPossible}
+      title={label}
+      aria-label={label}
+      onClick={() => target && void actions.hibernate(target)}
+    >
+      <moonIcon.react tag="span" className="jp-cr-Button-icon" />
+    </button>
+  );
+}
+
+/** In place of both, where the kernel hibernates. */
+export function ResumeButton(
+  props: IButtonProps & { snapshot: ISnapshot }
+): JSX.Element {
+  const { snapshot, model, actions, trans } = props;
+  const name = baseName(snapshot.path) || snapshot.kernel_name;
+  return (
+    <button
+      className="jp-cr-Button jp-mod-styled jp-mod-accept"
+      disabled={!!model.activity(snapshot.kernel_id) || !model.canRestore}
+      title={trans.__('Have the kernel of %1 go on where it was', name)}
+      onClick={() => void actions.resume(snapshot)}
+    >
+      <runIcon.react tag="span" className="jp-cr-Button-icon" />
+      <span className="jp-cr-Button-label">{trans.__('Resume %1', name)}</span>
+    </button>
+  );
+}
+
+function nameOf({ notebook, widget }: ITarget): string {
+  return baseName(notebook?.context.path ?? widget.title.label);
+}
