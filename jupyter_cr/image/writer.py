@@ -15,7 +15,7 @@ import msgspec
 
 from jupyter_cr.engine.streams import PAGE
 from jupyter_cr.image.pack import PackWriter
-from jupyter_cr.image.page_map import Interval, PageMap
+from jupyter_cr.image.page_map import ZEROS, Extent, Interval, PageMap
 from jupyter_cr.image.page_writer import KnownPages, NoPages, PageWriter
 from jupyter_cr.image.reader import LIVE, MANIFEST, ImageReader
 from jupyter_cr.image.record_file import RecordEncoder, write_whole
@@ -95,6 +95,10 @@ class ImageWriter:
 
     def append(self, data: bytes | memoryview) -> int:
         return self._pages.append(data) * PAGE
+
+    def append_zeros(self, pages: int) -> None:
+        """Append pages full of zeros."""
+        self._pages.refer(Extent(0, pages, ZEROS, 0))
 
     def append_unchanged(self, offset: int, length: int) -> int:
         assert self._base is not None
