@@ -23,6 +23,7 @@ from jupyter_cr.errors import (
     ImageError,
     NameTaken,
     StorageError,
+    Untrusted,
     UsageError,
     printable,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "retention_policy",
     "show_snapshot",
     "tag_snapshot",
+    "trust_snapshot",
     "verify_snapshot",
     "verify_snapshots",
 ]
@@ -386,6 +388,7 @@ def bring_restored(
     store = store or Store()
     with ExitStack() as held:
         reader = held.enter_context(store.open(name))
+        _require_trust(reader)
         from jupyter_cr.engine.restore import restore_tree
 
         outcome = restore_tree(
@@ -483,6 +486,7 @@ def bring_fork(
     store = store or Store()
     with ExitStack() as held:
         reader = held.enter_context(store.open(name))
+        _require_trust(reader)
         kernel = reader.header.kernel
         original = parse_connection(kernel.connection) if kernel.connection else None
         if original is None and connection_file is not None:
@@ -510,6 +514,16 @@ def bring_fork(
             _move(store, kernel_id_of(path), name)
         _leave_to_pager(held, outcome)
     return Brought(_restore_result(name, outcome, path), outcome.pager)
+
+
+def _require_trust(reader: StoredReader) -> None:
+    if not reader.is_trusted:
+        raise Untrusted(
+            f"Snapshot {reader.name} was not taken here, and to restore it is to run its "
+            "code.",
+            "If you know where it comes from, and trust them as you would trust a program "
+            f"of theirs: jupyter cr trust {reader.name}",
+        )
 
 
 def _leave_to_pager(held: ExitStack, outcome: RestoreOutcome) -> None:
@@ -657,6 +671,16 @@ def tag_snapshot(
         StorageError: the store is not writable.
     """
     return (store or Store()).tag(name, [_text(tag) for tag in add], remove)
+
+
+def trust_snapshot(name: str, *, store: Store | None = None) -> None:
+    """Say that a snapshot from elsewhere may be restored.
+
+    Raises:
+        NoSuchSnapshot: there is none.
+        StorageError: the store is not writable.
+    """
+    (store or Store()).trust(name)
 
 
 def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:

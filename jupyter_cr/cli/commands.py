@@ -177,6 +177,21 @@ def rm(names: tuple[str, ...], as_json: bool) -> None:
 
 @cr.command()
 @click.argument("name")
+@_debug_option
+def trust(name: str) -> None:
+    """Say that a snapshot from elsewhere may be restored.
+
+    To restore a snapshot is to run its code, with all that you may do. Those that were
+    taken here are trusted already.
+    """
+    from jupyter_cr.operations import trust_snapshot
+
+    trust_snapshot(name)
+    sys.stdout.write(f"Snapshot {name} may be restored\n")
+
+
+@cr.command()
+@click.argument("name")
 @click.argument("tags", metavar="[TAG]...", nargs=-1)
 @click.option("--remove", metavar="TAG", multiple=True, help="Take it away again.")
 @_json_option

@@ -26,7 +26,7 @@ from jupyter_cr.store.twins import are_twins_alive
 
 __all__ = ["parents_of", "show"]
 
-_FOUND_OUT = ("state", "problem", "own", "fingerprint")
+_FOUND_OUT = ("state", "problem", "own", "trusted", "fingerprint")
 """Fields of an `Entry` that say how its image is."""
 
 
@@ -102,6 +102,7 @@ def _snapshot(entry: Entry, parent: str, directory: Path) -> Snapshot:
         named=entry.named,
         parent=parent,
         tags=entry.tags,
+        trusted=entry.trusted,
         note=entry.note,
         kernel_id=entry.kernel_id,
         kernel_name=entry.kernel_name,

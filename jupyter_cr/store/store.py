@@ -22,13 +22,14 @@ from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
 from jupyter_cr.store.meta import write_meta
 from jupyter_cr.store.names import check_name, check_tag, suggest_name
-from jupyter_cr.store.packs import read_seed
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.reserve import keep_room, with_room
 from jupyter_cr.store.retention import Policy, parse_policy
 from jupyter_cr.store.root import prepare_root, store_root
+from jupyter_cr.store.secret import page_seed, read_secret
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import HIBERNATED, Freed, Pruned, Snapshot, State
+from jupyter_cr.store.trust import sign
 from jupyter_cr.store.twins import (
     TwinLimits,
     Warm,
@@ -198,6 +199,7 @@ class Store:
         parent: str | None = None,
         named: bool = True,
         base: StoredReader | None = None,
+        trusted: bool = True,
     ) -> StoredWriter:
         """Begin a snapshot; its name is taken from now on. What earlier runs that were
         killed left behind is cleared.
@@ -206,6 +208,7 @@ class Store:
             parent: the snapshot that its kernel is at, if at one.
             named: whether somebody asked for the name, or it was made up.
             base: a snapshot with which it has much in common; stays the caller's.
+            trusted: whether it is taken here, or its owner wants it to be restored.
 
         Raises:
             UsageError: not a name.
@@ -219,7 +222,7 @@ class Store:
             with storage_errors(self.root / part):
                 (self.root / part).mkdir(mode=0o700, exist_ok=True)
         keep_room(self.root)
-        seed = read_seed(self.root)
+        seed = page_seed(read_secret(self.root))
         directory = self._directory(new_id())
         made: list[Lease] = []
 
@@ -241,7 +244,13 @@ class Store:
         try:
             entry = self._catalogue.write(begin)
             return StoredWriter(
-                self._catalogue, entry, directory, made[-1], seed=seed, base=base
+                self._catalogue,
+                entry,
+                directory,
+                made[-1],
+                seed=seed,
+                base=base,
+                trusted=trusted,
             )
         except BaseException:
             for lease in made:
@@ -360,6 +369,19 @@ class Store:
                 kernel_id, self._required(session, name).id
             )
         )
+
+    def trust(self, name: str) -> None:
+        """Say that a snapshot from elsewhere may be restored, and its code run.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+            StoreBusy: it is still being saved.
+            CorruptImage, FutureImage: it cannot be restored anyway.
+        """
+        with self.open(name) as reader:
+            sign(self.root, reader.directory, reader.manifest)
+            id_ = reader.directory.name
+        self._catalogue.write(lambda session: session.update(id_, trusted=True))
 
     def note_check(self, name: str, problem: str) -> None:
         """Have the catalogue say what reading all of a snapshot has shown.

@@ -84,7 +84,7 @@ def assert_truthful(store: Store, sound: set[str]) -> None:
     assert {s.name for s in store.list()} >= names
     freed = store.gc()
     assert (freed.bytes, freed.names, freed.found, freed.held) == (0, (), (), ())
-    expected = {"snapshots", "packs", "lock", "seed", "reserve", "catalogue.sqlite"}
+    expected = {"snapshots", "packs", "lock", "secret", "reserve", "catalogue.sqlite"}
     beside = {"catalogue.sqlite-wal", "catalogue.sqlite-shm"}
     left = {path.name for path in store.root.iterdir()}
     assert expected <= left <= expected | beside

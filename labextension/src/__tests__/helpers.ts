@@ -21,6 +21,7 @@ export function snapshot(
     named: true,
     parent: '',
     tags: [],
+    trusted: true,
     note: '',
     kernel_id: 'kernel',
     kernel_name: 'python3',
