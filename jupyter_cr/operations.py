@@ -673,14 +673,32 @@ def tag_snapshot(
     return (store or Store()).tag(name, [_text(tag) for tag in add], remove)
 
 
-def trust_snapshot(name: str, *, store: Store | None = None) -> None:
+def trust_snapshot(
+    name: str, *, with_signer: str | None = None, store: Store | None = None
+) -> None:
     """Say that a snapshot from elsewhere may be restored.
+
+    Args:
+        with_signer: and so may all that comes from whoever has exported it, who is called
+            that.
 
     Raises:
         NoSuchSnapshot: there is none.
+        UsageError: nobody has exported it.
         StorageError: the store is not writable.
     """
-    (store or Store()).trust(name)
+    store = store or Store()
+    if with_signer is not None:
+        from jupyter_cr.store.signers import Signers
+
+        signer = store.summary(name).signer
+        if not signer:
+            raise UsageError(
+                f"Snapshot {name} has no signer: it did not come in a bundle.",
+                f"Trust it alone: jupyter cr trust {name}",
+            )
+        Signers().trust(signer, with_signer)
+    store.trust(name)
 
 
 def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:

@@ -66,6 +66,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Its id."""
     tags: tuple[str, ...] = ()
     trusted: bool = True
+    signer: str = ""
     note: str = ""
     kernel_id: str = ""
     kernel_name: str = ""
@@ -88,6 +89,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             note=self.note,
             tags=self.tags,
             parent=self.parent,
+            signer=self.signer,
             named=self.named,
             removed=self.state == "removed",
         )
@@ -147,6 +149,7 @@ def examine(directory: Path) -> Examined:
         named=meta.named,
         parent=meta.parent if is_id(meta.parent) else "",
         tags=meta.tags,
+        signer=meta.signer,
         note=meta.note or "",
         fingerprint=fingerprint(directory),
     )

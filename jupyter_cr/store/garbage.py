@@ -22,6 +22,7 @@ from jupyter_cr.store.packs import add_packs, collect_packs, idle_packs
 from jupyter_cr.store.scan import adopt, iter_directories
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Freed
+from jupyter_cr.store.staging import stale_stagings
 from jupyter_cr.store.twins import end_twins
 
 __all__ = ["are_unattended", "clean", "collect", "delete", "delete_removed", "forget"]
@@ -225,6 +226,9 @@ def collect(catalogue: Catalogue, root: Path) -> Freed:
     catalogue.write(compare)
     total = freed.bytes
     names = list(freed.names)
+    for place in stale_stagings(root):
+        total += disk_usage(*place.rglob("*"))
+        shutil.rmtree(place, ignore_errors=True)
     for directory in strays:
         size = delete(directory)
         if size is not None:

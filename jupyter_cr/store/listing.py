@@ -103,6 +103,7 @@ def _snapshot(entry: Entry, parent: str, directory: Path) -> Snapshot:
         parent=parent,
         tags=entry.tags,
         trusted=entry.trusted,
+        signer=entry.signer,
         note=entry.note,
         kernel_id=entry.kernel_id,
         kernel_name=entry.kernel_name,

@@ -43,6 +43,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     trusted: bool = True
     """Whether it was taken here, or its owner has said that it may be restored."""
+    signer: str = ""
+    """Public key (hexadecimal) of whoever has exported it, if it came from elsewhere."""
     note: str = ""
     kernel_id: str = ""
     kernel_name: str = ""

@@ -200,6 +200,8 @@ class Store:
         named: bool = True,
         base: StoredReader | None = None,
         trusted: bool = True,
+        signer: str = "",
+        tags: Sequence[str] = (),
     ) -> StoredWriter:
         """Begin a snapshot; its name is taken from now on. What earlier runs that were
         killed left behind is cleared.
@@ -209,6 +211,8 @@ class Store:
             named: whether somebody asked for the name, or it was made up.
             base: a snapshot with which it has much in common; stays the caller's.
             trusted: whether it is taken here, or its owner wants it to be restored.
+            signer: public key of whoever has exported it, if it comes from elsewhere.
+            tags: that it is to have.
 
         Raises:
             UsageError: not a name.
@@ -236,6 +240,8 @@ class Store:
                 created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
                 named=named,
                 parent=above.id if above else "",
+                signer=signer,
+                tags=tuple(sorted(tags)),
             )
             session.insert(entry)
             made.append(_make_directory(directory, entry))

@@ -31,6 +31,8 @@ export interface ISnapshot {
   tags: string[];
   /** Whether it was taken here, or its owner has said that it may be restored. */
   trusted: boolean;
+  /** Public key of whoever has exported it; empty if it was taken here. */
+  signer: string;
   note: string;
   /** Empty if it was no kernel. */
   kernel_id: string;

@@ -22,6 +22,7 @@ export function snapshot(
     parent: '',
     tags: [],
     trusted: true,
+    signer: '',
     note: '',
     kernel_id: 'kernel',
     kernel_name: 'python3',
