@@ -57,7 +57,8 @@ def split_lazy(
     later: list[Run] = []
     lazy: list[Region] = []
     for region in regions:
-        inside = [run for run in runs if region.start <= run[0] < region.end]
+        # One may go on in the next region: that is mapped by itself, maybe not lazily.
+        inside = [part for run in runs if (part := _cut(run, region.start, region.end))]
         stored = sum(length for _, length, _ in inside)
         served = region.content == "anonymous" and not {"gd", "lo"} & set(region.flags)
         if served and stored >= _LAZY_FROM:
@@ -66,6 +67,13 @@ def split_lazy(
         else:
             now += inside
     return now, later, lazy
+
+
+def _cut(run: Run, start: int, end: int) -> Run | None:
+    """What of a run is in [start, end)."""
+    address, length, offset = run
+    low, high = max(address, start), min(address + length, end)
+    return (low, high - low, offset + low - address) if low < high else None
 
 
 @dataclass
@@ -157,8 +165,8 @@ class Pager:
         thread.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL)
 
     def run(self) -> None:
-        """Bring everything, close the reader, untie the tree, and let huge pages be huge again: they had
-        to come in small ones. Returns early if the tree ends.
+        """Bring everything, close the reader, untie the tree, and let huge pages be huge
+        again: they had to come in small ones. Returns early if the tree ends.
 
         Raises:
             CorruptImage: a page is not what it was. The caller has to end, and the
