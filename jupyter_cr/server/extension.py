@@ -9,7 +9,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.gateway.gateway_client import GatewayClient
-from traitlets import Bool, Int, TraitError, Unicode, default, validate
+from traitlets import Bool, Int, Unicode, default
 from traitlets.config import Config
 
 from jupyter_cr.errors import StorageError, UsageError
@@ -85,16 +85,6 @@ class SnapshotExtension(ExtensionApp):
     def _default_retention(self) -> str:
         return os.environ.get(RETENTION_VARIABLE, "")
 
-    @validate("retention")
-    def _validate_retention(self, proposal: Any) -> str:
-        text = str(proposal["value"])
-        try:
-            if text.strip():
-                parse_policy(text)
-        except UsageError as error:
-            raise TraitError(str(error)) from error
-        return text.strip()
-
     _hibernation: Hibernation | None = None
     _tasks: Tasks | None = None
     _socket: KernelSocket | None = None
@@ -128,7 +118,7 @@ class SnapshotExtension(ExtensionApp):
             self._documents,
             FrontEndRequests(self._kernels),
             emit,
-            self.retention,
+            self._policy(),
         )
         self._hibernation = Hibernation(
             service,
@@ -142,6 +132,17 @@ class SnapshotExtension(ExtensionApp):
         self._socket = KernelSocket(service, self._tasks, self._find_kernel, log=self.log)
         self.settings["jupyter_cr_service"] = service
         self.settings["jupyter_cr_tasks"] = self._tasks
+
+    def _policy(self) -> str:
+        """`retention`, if it can be understood: if not, nothing is removed."""
+        text = self.retention.strip()
+        try:
+            if text:
+                parse_policy(text)
+        except UsageError as error:
+            self.log.error("SnapshotExtension.retention: all snapshots are kept. %s", error)
+            return ""
+        return text
 
     def initialize_handlers(self) -> None:
         """Called after `initialize_settings`."""

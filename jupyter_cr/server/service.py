@@ -374,10 +374,7 @@ class SnapshotService:
 
     async def _conclude(self, answer: RestoreAnswer, header: Header) -> RestoreAnswer:
         """A kernel is what it was: take note, and tell."""
-        position = await self._position(answer.kernel_id)
-        if header.automatic == operations.HIBERNATED:
-            # The snapshot has served its purpose, and goes.
-            position = await self._parent(answer.snapshot)
+        position = await self._lasting(answer.snapshot, header)
         answer = msgspec.structs.replace(answer, position=position)
         self._emit(
             "restored",
@@ -594,7 +591,7 @@ class SnapshotService:
             elapsed_ms=revival.running.elapsed_ms,
             warnings=tuple(_fork_warnings(revival)),
             running=header.notebook.running,
-            position=await self._position(kernel_id),
+            position=await self._lasting(snapshot, header),
         )
         self._emit(
             "forked",
@@ -783,10 +780,10 @@ class SnapshotService:
             )
         return provisioner
 
-    async def _position(self, kernel_id: str) -> str:
-        return await asyncio.to_thread(self._store.position, kernel_id)
-
-    async def _parent(self, name: str) -> str:
+    async def _lasting(self, name: str, header: Header) -> str:
+        """The snapshot, or the one before it where it has served its purpose and goes."""
+        if header.automatic not in (operations.HIBERNATED, FOR_A_FORK):
+            return name
         with suppress(NoSuchSnapshot):
             return (await asyncio.to_thread(self._store.summary, name)).parent
         return ""

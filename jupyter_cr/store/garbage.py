@@ -25,7 +25,15 @@ from jupyter_cr.store.snapshot import Freed
 from jupyter_cr.store.staging import stale_stagings
 from jupyter_cr.store.twins import end_twins
 
-__all__ = ["are_unattended", "clean", "collect", "delete", "delete_removed", "forget"]
+__all__ = [
+    "are_unattended",
+    "clean",
+    "collect",
+    "delete",
+    "delete_removed",
+    "forget",
+    "is_attended",
+]
 
 
 def delete(directory: Path) -> int | None:
@@ -130,8 +138,14 @@ def _mark_removed(catalogue: Catalogue, directory: Path) -> None:
 
 
 def are_unattended(root: Path, entries: Iterable[Entry]) -> bool:
-    """Whether the writer of one of these is dead."""
-    return any(not is_held(root / SNAPSHOTS / entry.id) for entry in entries)
+    """Whether one of these has no writer any more."""
+    return not all(is_attended(root / SNAPSHOTS / entry.id, entry) for entry in entries)
+
+
+def is_attended(directory: Path, entry: Entry) -> bool:
+    """Whether somebody writes a snapshot; one that is ``live`` is as good as that as long
+    as somebody reads it."""
+    return is_held(directory, by_reader=entry.state == "live")
 
 
 def clean(catalogue: Catalogue, root: Path) -> Freed:

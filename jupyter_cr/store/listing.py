@@ -18,8 +18,8 @@ from jupyter_cr.store.entry import (
     fingerprint,
     own_usage,
 )
+from jupyter_cr.store.garbage import is_attended
 from jupyter_cr.store.layout import SNAPSHOTS
-from jupyter_cr.store.lease import is_held
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Snapshot, State
 from jupyter_cr.store.twins import are_twins_alive
@@ -52,7 +52,7 @@ def show(
     for entry in entries:
         directory = snapshots / entry.id
         if entry.state in UNFINISHED:
-            if not is_held(directory):
+            if not is_attended(directory, entry):
                 # Whoever wrote it is dead, and nobody has cleared it yet.
                 continue
             entry = replace(entry, own=own_usage(directory))

@@ -285,9 +285,6 @@ class Store:
         if entry.state == "saving":
             raise _still_saved(entry)
         directory = self._directory(entry.id)
-        if entry.state == "live":
-            # Its writer has the lease, and until that is done nobody may remove it.
-            return StoredReader(directory, name, Lease.none(), lambda: None)
         lease = Lease.read(directory)
         # Between the two, it may have been removed.
         now = self._catalogue.read(lambda session: session.get(entry.id))

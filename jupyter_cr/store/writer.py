@@ -35,7 +35,8 @@ class StoredWriter(ImageWriter):
     Args:
         catalogue: has `entry` already.
         directory: the snapshot's, empty but for what the store has in it.
-        lease: of the directory, held alone; given up at the end.
+        lease: of the directory, held alone, and with readers once it is published; given
+            up at the end.
         seed: the store's, for hashes of pages.
         base: a snapshot with which it has much in common.
         trusted: whether it is taken here, or its owner wants it to be restored.
@@ -125,6 +126,8 @@ class StoredWriter(ImageWriter):
             session.update(self.id, state="live", **self._facts())
 
         self._catalogue.write(publish)
+        # From now on others may read it.
+        self._lease.share()
 
     def commit(self, durable: bool = True) -> None:
         """Have it be there, whole, also for those who make the catalogue anew; and its
