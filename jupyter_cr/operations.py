@@ -675,7 +675,7 @@ def tag_snapshot(
 
 def trust_snapshot(
     name: str, *, with_signer: str | None = None, store: Store | None = None
-) -> None:
+) -> Snapshot:
     """Say that a snapshot from elsewhere may be restored.
 
     Args:
@@ -699,6 +699,7 @@ def trust_snapshot(
             )
         Signers().trust(signer, with_signer)
     store.trust(name)
+    return store.summary(name)
 
 
 def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:

@@ -183,8 +183,9 @@ def rm(names: tuple[str, ...], as_json: bool) -> None:
     metavar="WHO",
     help="Trust all that comes from whoever has exported it, and call that one WHO.",
 )
+@_json_option
 @_debug_option
-def trust(name: str, signer: str | None) -> None:
+def trust(name: str, signer: str | None, as_json: bool) -> None:
     """Say that a snapshot from elsewhere may be restored.
 
     To restore a snapshot is to run its code, with all that you may do. Those that were
@@ -192,7 +193,10 @@ def trust(name: str, signer: str | None) -> None:
     """
     from jupyter_cr.operations import trust_snapshot
 
-    trust_snapshot(name, with_signer=signer)
+    trusted = trust_snapshot(name, with_signer=signer)
+    if as_json:
+        _print_json(trusted)
+        return
     sys.stdout.write(f"Snapshot {name} may be restored\n")
 
 
