@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -488,14 +488,22 @@ class Store:
         `jupyter_cr.store.twins.measure_twins`."""
         return measure_twins(self._warm())
 
-    def evict_twins(self, limits: TwinLimits) -> tuple[str, ...]:
+    def evict_twins(
+        self, limits: TwinLimits, only: Container[str] | None = None
+    ) -> tuple[str, ...]:
         """End twins until those that are left are within limits: the oldest first, and none
         that a fork is being made of. Their snapshots are on disk.
+
+        Args:
+            only: ids of snapshots; the twins of others are not looked at.
 
         Returns:
             Names of the snapshots whose twins have ended.
         """
-        return tuple(evict_twins(self._warm(), limits))
+        warm = self._warm()
+        if only is not None:
+            warm = [each for each in warm if each.directory.name in only]
+        return tuple(evict_twins(warm, limits))
 
     def _warm(self) -> Sequence[Warm]:
         """Oldest first."""
