@@ -89,6 +89,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of all snapshots, sound or not, in no order."""
+        self._clean_unattended()
         return self._catalogue.read(Session.names)
 
     def list(
@@ -183,6 +184,7 @@ class Store:
             NameTaken: there is one.
         """
         check_name(name)
+        self._clean_unattended()
         if self._catalogue.read(lambda session: session.find(name)) is not None:
             raise NameTaken(
                 f"There is a snapshot named {name} already.",
