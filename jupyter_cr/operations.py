@@ -79,6 +79,7 @@ __all__ = [
     "show_snapshot",
     "tag_snapshot",
     "trust_snapshot",
+    "twins_cost",
     "verify_snapshot",
     "verify_snapshots",
 ]
@@ -640,6 +641,15 @@ def prune_snapshots(
         StorageError: the store is not writable.
     """
     return (store or Store()).prune(policy, dry_run=dry_run)
+
+
+def twins_cost(*, store: Store | None = None) -> int:
+    """Bytes of memory that would be free if no snapshot were warm.
+
+    Raises:
+        StorageError: the store is not a directory, or another user's.
+    """
+    return (store or Store()).twins_cost()
 
 
 def retention_policy() -> str:

@@ -137,9 +137,13 @@ def list_command(limit: int | None, tree: bool, as_json: bool) -> None:
     if as_json:
         _print_json(snapshots)
     else:
-        from jupyter_cr.cli.display import show_list, show_tree
+        from jupyter_cr.cli.display import show_list, show_tree, show_twins
 
         (show_tree if tree else show_list)(snapshots)
+        if warm := sum(snapshot.state in ("warm", "live") for snapshot in snapshots):
+            from jupyter_cr.operations import twins_cost
+
+            show_twins(warm, twins_cost())
 
 
 @cr.command()

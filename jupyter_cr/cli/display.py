@@ -37,6 +37,7 @@ __all__ = [
     "show_pruned",
     "show_restored",
     "show_tree",
+    "show_twins",
     "show_verified",
 ]
 
@@ -211,6 +212,12 @@ def _tree_line(snapshot: Snapshot) -> str:
     if text:
         words.append(f"[dim]{escape(text)}[/]")
     return f"[bold]{escape(snapshot.name)}[/] {' '.join(words)}"
+
+
+def show_twins(count: int, cost: int) -> None:
+    """What those snapshots cost that are in memory."""
+    are = "1 snapshot is" if count == 1 else f"{count} snapshots are"
+    _console().print(f"{are} in memory; that takes {_size(cost)}")
 
 
 def show_freed(freed: Freed) -> None:

@@ -12,19 +12,21 @@ from jupyter_server.gateway.gateway_client import GatewayClient
 from traitlets import Bool, Int, Unicode, default
 from traitlets.config import Config
 
-from jupyter_cr.errors import StorageError, UsageError
+from jupyter_cr.errors import StorageError
 from jupyter_cr.kernels.provisioner import SnapshotProvisioner
 from jupyter_cr.server.adoption import adopt_kernels
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.events import Emitter
 from jupyter_cr.server.handlers import HANDLERS
 from jupyter_cr.server.hibernation import Hibernation
+from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.kernel_socket import KernelSocket
 from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
 from jupyter_cr.server.websocket import SettlingWebsocketConnection
-from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
+from jupyter_cr.store import TwinLimits
+from jupyter_cr.store.retention import RETENTION_VARIABLE
 
 __all__ = ["SnapshotExtension"]
 
@@ -81,11 +83,32 @@ class SnapshotExtension(ExtensionApp):
         Empty: all are kept. Default: the environment's JUPYTER_CR_RETENTION.""",
     )
 
+    twins_mib = Int(
+        0,
+        min=0,
+        config=True,
+        help="""How many MiB of memory the twins of warm snapshots may take, beyond what
+        their kernels have anyway: if more, those of the oldest end, and these snapshots are
+        on disk only. 0: no limit.""",
+    )
+    twins_count = Int(
+        0, min=0, config=True, help="How many snapshots may be warm. 0: no limit."
+    )
+    twins_minutes = Int(
+        0, min=0, config=True, help="How long a snapshot stays warm. 0: for ever."
+    )
+    twins_survive = Bool(
+        False,
+        config=True,
+        help="Whether snapshots that this server took warm stay that when it stops.",
+    )
+
     @default("retention")
     def _default_retention(self) -> str:
         return os.environ.get(RETENTION_VARIABLE, "")
 
     _hibernation: Hibernation | None = None
+    _housekeeping: Housekeeping | None = None
     _tasks: Tasks | None = None
     _socket: KernelSocket | None = None
 
@@ -113,12 +136,19 @@ class SnapshotExtension(ExtensionApp):
         self._documents = Documents(app.contents_manager, app.session_manager)
         emit = Emitter(app.event_logger, self.log)
         self._tasks = Tasks(emit, log=self.log)
+        self._housekeeping = Housekeeping(
+            emit,
+            self.log,
+            retention=self.retention,
+            limits=self._limits(),
+            survive=self.twins_survive,
+        )
         service = SnapshotService(
             self._kernels,
             self._documents,
             FrontEndRequests(self._kernels),
             emit,
-            self._policy(),
+            self._housekeeping,
         )
         self._hibernation = Hibernation(
             service,
@@ -133,16 +163,12 @@ class SnapshotExtension(ExtensionApp):
         self.settings["jupyter_cr_service"] = service
         self.settings["jupyter_cr_tasks"] = self._tasks
 
-    def _policy(self) -> str:
-        """`retention`, if it can be understood: if not, nothing is removed."""
-        text = self.retention.strip()
-        try:
-            if text:
-                parse_policy(text)
-        except UsageError as error:
-            self.log.error("SnapshotExtension.retention: all snapshots are kept. %s", error)
-            return ""
-        return text
+    def _limits(self) -> TwinLimits:
+        return TwinLimits(
+            bytes=self.twins_mib << 20 if self.twins_mib else None,
+            count=self.twins_count or None,
+            age=self.twins_minutes * 60.0 if self.twins_minutes else None,
+        )
 
     def initialize_handlers(self) -> None:
         """Called after `initialize_settings`."""
@@ -152,7 +178,9 @@ class SnapshotExtension(ExtensionApp):
         """Called when the event loop runs."""
         assert self._socket is not None
         assert self._hibernation is not None
+        assert self._housekeeping is not None
         self._hibernation.start()
+        self._housekeeping.start()
         try:
             await self._socket.start()
         except StorageError as error:
@@ -169,6 +197,8 @@ class SnapshotExtension(ExtensionApp):
             await self._hibernation.stop(save=self.hibernate_on_stop)
         if self._tasks is not None:
             await self._tasks.stop()
+        if self._housekeeping is not None:
+            await self._housekeeping.stop()
         if self._socket is not None:
             await self._socket.stop()
 

@@ -156,11 +156,20 @@ def clean(catalogue: Catalogue, root: Path) -> Freed:
         StorageError: the store is not writable.
     """
     left = catalogue.read(lambda session: session.in_state(*UNFINISHED, "removed"))
-    removed = []
+    removed: list[Entry] = []
+    held: list[str] = []
     for entry in left:
-        if entry.state == "removed" or _settle(catalogue, root, entry):
+        directory = root / SNAPSHOTS / entry.id
+        # Looked at first, since seizing a lease takes patience: others look at it, too.
+        if entry.state == "removed":
+            if is_held(directory, by_reader=True):
+                held.append(entry.id)
+            else:
+                removed.append(entry)
+        elif not is_attended(directory, entry) and _settle(catalogue, root, entry):
             removed.append(entry)
-    total, held = delete_removed(catalogue, root, removed)
+    total, still_held = delete_removed(catalogue, root, removed)
+    held += still_held
     names = tuple(entry.name or entry.id for entry in removed if entry.id not in held)
     return Freed(bytes=total, names=names, held=tuple(held))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -90,6 +90,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of all snapshots, sound or not, in no order."""
+        self._clean_unattended()
         return self._catalogue.read(Session.names)
 
     def list(
@@ -184,6 +185,7 @@ class Store:
             NameTaken: there is one.
         """
         check_name(name)
+        self._clean_unattended()
         if self._catalogue.read(lambda session: session.find(name)) is not None:
             raise NameTaken(
                 f"There is a snapshot named {name} already.",
@@ -516,14 +518,22 @@ class Store:
         `jupyter_cr.store.twins.measure_twins`."""
         return measure_twins(self._warm())
 
-    def evict_twins(self, limits: TwinLimits) -> tuple[str, ...]:
+    def evict_twins(
+        self, limits: TwinLimits, only: Container[str] | None = None
+    ) -> tuple[str, ...]:
         """End twins until those that are left are within limits: the oldest first, and none
         that a fork is being made of. Their snapshots are on disk.
+
+        Args:
+            only: ids of snapshots; the twins of others are not looked at.
 
         Returns:
             Names of the snapshots whose twins have ended.
         """
-        return tuple(evict_twins(self._warm(), limits))
+        warm = self._warm()
+        if only is not None:
+            warm = [each for each in warm if each.directory.name in only]
+        return tuple(evict_twins(warm, limits))
 
     def _warm(self) -> Sequence[Warm]:
         """Oldest first."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.benchmarks.catalogue import measure_catalogue
 from tests.benchmarks.figures import Figures
 from tests.benchmarks.kernel import ROOT
 from tests.benchmarks.measure import (
@@ -39,6 +40,7 @@ def main() -> int:
         _own_directories(home)
         bench = Bench(home, repeat, Figures(), _say)
         measure_command(bench)
+        measure_catalogue(bench)
         for workload in _chosen(arguments.only, arguments.quick):
             measure_workload(bench, workload)
             measure_criu(bench, workload)

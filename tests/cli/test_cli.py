@@ -26,6 +26,7 @@ from jupyter_cr.errors import (
 from jupyter_cr.image import Header, KernelFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.store import Store
+from tests.store.harness import twins_of
 
 CONNECTION = json.dumps(
     dict.fromkeys(("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"), 9)
@@ -218,6 +219,16 @@ def test_list_the_newest(run: Run) -> None:
     listed = json.loads(run("list", "--limit", "2", "--json")[1])
     assert [snapshot["name"] for snapshot in listed] == ["b", "c"]
     assert run("list", "--limit", "0")[0] == UsageError.exit_code
+
+
+def test_what_is_in_memory_is_told(run: Run) -> None:
+    directory = take("one")
+    with subprocess.Popen(["sleep", "60"]) as twin:
+        (directory / "twins").write_bytes(twins_of(twin.pid))
+        code, out, _ = run("list")
+        assert (code, "1 snapshot is in memory; that takes " in out) == (0, True)
+        assert run("rm", "one")[0] == 0
+    assert "in memory" not in run("list")[1]
 
 
 def test_prune(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

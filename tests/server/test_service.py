@@ -289,34 +289,3 @@ def test_a_kernel_that_hibernated_is_where_it_was(server: Server) -> None:
     assert restored["position"] == "one"
     assert server.get("jupyter-cr/snapshots")["positions"] == {kernel_id: "one"}
     assert server.front_end(kernel_id).run("print(x)") == "1"
-
-
-def test_what_is_not_to_be_kept_goes(user: User) -> None:
-    option = "--SnapshotExtension.retention=last 2, tagged keep"
-    with jupyter_server(user, option) as server:
-        kernel_id = server.open_notebook("a.ipynb")
-
-        def names() -> list[str]:
-            page = server.get("jupyter-cr/snapshots")
-            return [snapshot["name"] for snapshot in page["snapshots"]]
-
-        for name in ("a", "b", "c"):
-            server.do(f"kernels/{kernel_id}/checkpoint", name=name)
-        assert names() == ["c", "b"]
-        server.fetch("PATCH", "jupyter-cr/snapshots/b", {"tags": ["keep"]})
-        for name in ("d", "e"):
-            server.do(f"kernels/{kernel_id}/checkpoint", name=name)
-        assert names() == ["e", "d", "b"]
-        hibernated = server.do(f"kernels/{kernel_id}/hibernate")["name"]
-        assert names() == [hibernated, "e", "b"]
-
-
-def test_a_policy_that_makes_no_sense_removes_nothing(user: User) -> None:
-    option = "--SnapshotExtension.retention=keep what is good"
-    with jupyter_server(user, option) as server:
-        kernel_id = server.open_notebook("a.ipynb")
-        for _ in range(2):
-            server.do(f"kernels/{kernel_id}/checkpoint")
-        assert server.get("jupyter-cr/snapshots")["total"] == 2
-        assert "all snapshots are kept" in server.log.read_text()
-        assert "'keep what is good'" in server.log.read_text()

@@ -101,8 +101,12 @@ def test_what_a_killed_process_wrote_is_cleared(store: Store, state: str) -> Non
 def test_its_name_is_free_at_once(store: Store) -> None:
     with program(WRITE, store.root, "") as process:
         assert wait_for_line(process) == "ready"
+        with pytest.raises(NameTaken):
+            store.check_free("one")
         process.kill()
         process.wait()
+    store.check_free("one")
+    assert store.names() == []
     take(store, "one")
     assert directories(store) == [store.path("one")]
 
