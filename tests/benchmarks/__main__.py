@@ -21,6 +21,7 @@ from tests.benchmarks.measure import (
     measure_workload,
 )
 from tests.benchmarks.report import Facts, to_json, to_table
+from tests.benchmarks.stored import measure_stored
 from tests.benchmarks.workloads import WORKLOADS, Workload
 
 _REPEAT, _QUICK_REPEAT = 7, 3
@@ -41,6 +42,8 @@ def main() -> int:
         bench = Bench(home, repeat, Figures(), _say)
         measure_command(bench)
         measure_catalogue(bench)
+        if not arguments.only:
+            measure_stored(bench, quick=arguments.quick)
         for workload in _chosen(arguments.only, arguments.quick):
             measure_workload(bench, workload)
             measure_criu(bench, workload)
