@@ -46,7 +46,7 @@ class Bench:
             return store.path(name)
 
     def raw(self, size: int) -> Path:
-        """A file of that many bytes: what the memory would be if it were stored as it is."""
+        """A file of that many bytes, as the memory would be if nothing were packed."""
         path = self.home / "raw"
         with path.open("wb") as file:
             for start in range(0, size, 1 << 20):
