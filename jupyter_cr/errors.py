@@ -146,6 +146,13 @@ class Untrusted(ImageError):
     http_status = 403
 
 
+class LockedImage(ImageError):
+    """It is encrypted, and its key is not at hand."""
+
+    exit_code = 19
+    http_status = 403
+
+
 class NameTaken(ImageError):
     exit_code = 10
     http_status = 409
