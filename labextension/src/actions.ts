@@ -433,8 +433,7 @@ export class Actions {
   ): INoticeAction[] {
     const { model, trans } = this.parts;
     const snapshot = model.get(name);
-    // The server says so where what runs now cannot be kept.
-    if (!snapshot || !error.hint.includes('keep=false')) {
+    if (!snapshot || !error.isNotKept) {
       return [];
     }
     return [
