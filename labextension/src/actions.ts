@@ -17,6 +17,7 @@ import {
 } from './format';
 import { isHibernated, type SnapshotModel } from './model';
 import type { INoticeAction, Notices } from './notices';
+import { save } from './saving';
 import type { Settings } from './settings';
 import type { Sleepers } from './sleep/sleepers';
 import type { ITarget, Targets } from './targets';
@@ -414,7 +415,7 @@ export class Actions {
       context.model.sharedModel.transact(() =>
         context.model.fromJSON(content as nbformat.INotebookContent)
       );
-      await context.save();
+      await save(context);
     }
     const path = model.get(name)?.path;
     if (!panels.length && path) {
@@ -618,7 +619,7 @@ export class Actions {
       context?.model.dirty &&
       !context.model.readOnly
     ) {
-      await context.save();
+      await save(context);
     }
   }
 

@@ -81,6 +81,8 @@ def test_menu_and_keyboard(jupyterlab: LabServer) -> None:
         expect(window.toast(BACK)).to_be_visible()
         assert window.run_cell("keys.ipynb", 2) == "1"
 
+        window.toast(BACK).get_by_title("Hide notification").click()
+        expect(window.toast(BACK)).to_have_count(0)
         window.run_cell("keys.ipynb", 1)
         window.page.keyboard.press("Control+Alt+z")
         expect(window.toast(BACK)).to_be_visible()
