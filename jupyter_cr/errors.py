@@ -76,6 +76,8 @@ class CheckpointRestoreError(Exception):
 
     exit_code = 1
     http_status = 500
+    not_kept = False
+    """Whether it is only that what runs now could not be kept before a restore."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -465,6 +465,7 @@ class SnapshotService:
                 f"{error.hint} It has not been replaced, since what runs now could not "
                 "be kept; restore without keeping it (keep=false) if it may be lost."
             ).strip()
+            error.not_kept = True
             raise
         return answer.name
 
@@ -688,6 +689,14 @@ class SnapshotService:
             ImageError: there is none, or it is damaged.
         """
         return await asyncio.to_thread(operations.show_snapshot, name)
+
+    async def summary(self, name: str) -> Snapshot:
+        """One line of the list.
+
+        Raises:
+            NoSuchSnapshot: there is none.
+        """
+        return await asyncio.to_thread(self._store.summary, name)
 
     async def update(
         self,

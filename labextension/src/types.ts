@@ -176,6 +176,8 @@ export interface IProblem {
   /** The kind of error as one word. */
   error: string;
   exit_code: number;
+  /** Whether it is only that what runs now could not be kept before a restore. */
+  not_kept: boolean;
 }
 
 /** What a task does. */
