@@ -10,7 +10,7 @@ from jupyter_cr.engine.container import Container, make_container
 from jupyter_cr.engine.controlling_terminals import ControllingTerminals
 from jupyter_cr.engine.descriptors.base import Mode
 from jupyter_cr.engine.family import INIT, grow_family
-from jupyter_cr.engine.identity import SEED_NAME
+from jupyter_cr.engine.identity import ASKED_WITHIN, SEED_NAME
 from jupyter_cr.engine.seed import Seed, spare_workspace_size
 from jupyter_cr.engine.snapshot import Snapshot
 from jupyter_cr.engine.twin import ParkedTwin, read_twins
@@ -46,6 +46,8 @@ def break_ground(
     handover: Handover,
     warn: Callable[[str], None],
     terminals: ControllingTerminals,
+    *,
+    asked_within: bool = False,
 ) -> Site:
     """Make the namespaces and the processes, in the tree's order.
 
@@ -62,7 +64,8 @@ def break_ground(
     ]
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
-    container = make_container(address, threads, [SEED_NAME, identity, name, mode], warn)
+    argv = [SEED_NAME, identity, name, mode, *([ASKED_WITHIN] if asked_within else [])]
+    container = make_container(address, threads, argv, warn)
     try:
         given: dict[int, Seed] = {}
         if twin is not None:

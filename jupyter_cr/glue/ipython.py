@@ -17,6 +17,7 @@ from jupyter_cr.glue.hooks import (
     on_restore,
     unregister,
 )
+from jupyter_cr.glue.queue import WaitingCells
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -33,6 +34,7 @@ class ShellGlue:
         self._shell: Any = shell
         self._kernel: Any = getattr(shell, "kernel", None)
         self._reported: tuple[str, ...] = ()
+        self._waiting: WaitingCells | None = None
 
     def install(self) -> tuple[str, ...]:
         """Register hooks, and show the calling card of a kernel.
@@ -49,7 +51,9 @@ class ShellGlue:
         # Where nobody sends a message, the next cell notices.
         self._shell.events.register("pre_run_cell", self._before_cell)
         if self._kernel is not None and hasattr(self._kernel, "control_handlers"):
-            control.install(self._kernel)
+            self._waiting = WaitingCells(self._kernel)
+            self._waiting.install()
+            control.install(self._kernel, self._waiting)
             show_card()
         return load_entry_points()
 
@@ -58,6 +62,8 @@ class ShellGlue:
         withdraw_card()
         if self._kernel is not None and hasattr(self._kernel, "control_handlers"):
             control.uninstall(self._kernel)
+            if self._waiting is not None:
+                self._waiting.uninstall()
         self._shell.events.unregister("pre_run_cell", self._before_cell)
         for hook in (
             self._write_history,
