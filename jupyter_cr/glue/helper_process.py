@@ -132,7 +132,7 @@ def _replace(request: HelperRequest, name: str) -> dict[str, Any]:
                 "automatic": _BEFORE_RESTORE,
             }
         )
-    result = _run_engine({"op": "restore", "name": name, "asked_within": True})
+    result = _run_engine({"op": "restore", "name": name})
     if path := result.get("connection_file"):
         connection = read_connection(Path(path))
         asyncio.run(tell_kernel(result["pid"], connection, "restored", name))
@@ -141,7 +141,7 @@ def _replace(request: HelperRequest, name: str) -> dict[str, Any]:
 
 def _fork(request: HelperRequest) -> dict[str, Any]:
     name = request.arguments["snapshot"]
-    result = _run_engine({"op": "fork", "name": name, "asked_within": True})
+    result = _run_engine({"op": "fork", "name": name})
     if path := result.get("connection_file"):
         _renew_key(result["pid"], Path(path), name)
     return {"snapshot": name, "kernel_id": "", "path": "", **result}

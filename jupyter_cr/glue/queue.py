@@ -51,26 +51,17 @@ class WaitingCells:
             self._kernel.shell_handlers[_CELL] = self._run
             self._run = None
 
-    def abandon(self, requests: Collection[str] | None) -> None:
-        """This process has been restored or forked.
+    def abandon(self, requests: Collection[str]) -> None:
+        """This process has been restored or forked, and is not to run some requests.
 
         Args:
-            requests: ids of those that are not to be run; None if it is not known what
-                waits, and all of that is meant.
+            requests: their ids.
         """
         here = find_out()
-        if requests is None and here.is_asked_within:
-            self._abandon_all()
         with self._changed:
-            self._abandoned.update(requests or ())
+            self._abandoned.update(requests)
             self._told = here
             self._changed.notify_all()
-
-    def _abandon_all(self) -> None:
-        """By ipykernel's own means. Where it has no thread that reads its messages, it
-        can be had by the main thread only: before ipykernel 7."""
-        if getattr(self._kernel, "shell_channel_thread", None) is not None:
-            self._kernel._abort_queues()
 
     async def _handle(self, stream: Any, ident: Any, parent: Mapping[str, Any]) -> None:
         if self._is_abandoned(parent["header"]["msg_id"]):
@@ -90,12 +81,14 @@ class WaitingCells:
             if here != self._seen:
                 self._seen = here
                 if here.is_asked_within and not self._wait_for_notice(here):
-                    self._abandon_all()
+                    # Nobody knows what had waited: whatever waits now, as ipykernel does
+                    # it (`Kernel._abort_queues`).
+                    self._kernel._abort_queues()
+                    return True
             with suppress(KeyError):
                 self._abandoned.remove(msg_id)
                 return True
-        # Messages that ipykernel looks at from now on, it aborts itself.
-        return here.is_asked_within and bool(getattr(self._kernel, "_aborting", False))
+        return False
 
     def _wait_for_notice(self, here: Whereabouts) -> bool:
         return self._changed.wait_for(lambda: self._told == here, _LIMIT_S)

@@ -154,7 +154,7 @@ async def tell_kernel(
     snapshot: str,
     *,
     kernel_id: str = "",
-    abandoned: tuple[str, ...] | None = None,
+    abandoned: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Let a kernel run its hooks, if it has any of ours.
 
@@ -189,7 +189,7 @@ async def renew_key(
     *,
     snapshot: str,
     connection_file: str = "",
-    abandoned: tuple[str, ...] | None = None,
+    abandoned: tuple[str, ...] = (),
 ) -> bool:
     """Tell a fork that it is one, which runs its hooks, and give it a key of its own. A
     Python kernel that has nothing of ours gets the key by a line of code, if it is idle.

@@ -61,10 +61,9 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     original's file."""
     key: str | None = None
     """With which messages are to be signed after the reply; None to keep the one."""
-    abandoned: tuple[str, ...] | None = None
+    abandoned: tuple[str, ...] = ()
     """Ids of requests that wait in its queue and are to be answered with status
-    "aborted", if the kernel had asked itself for what it has become; None for all that
-    wait."""
+    "aborted", since the kernel had asked itself for what it has become."""
     until: float | None = None
     """When whoever asks will have stopped listening, and the key must not be changed any
     more (seconds, time.time); None: never."""

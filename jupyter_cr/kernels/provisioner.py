@@ -212,7 +212,7 @@ class SnapshotProvisioner(LocalProvisioner):
                 key,
                 snapshot=revival.snapshot,
                 connection_file=running.connection_file,
-                abandoned=revival.abandoned,
+                abandoned=revival.abandoned or (),
             )
             if revival.key_renewed:
                 connection["key"] = key

@@ -455,7 +455,7 @@ class SnapshotService:
             "restored",
             wanted.snapshot,
             kernel_id=wanted.kernel_id,
-            abandoned=wanted.abandoned,
+            abandoned=wanted.abandoned or (),
         )
         path = ""
         if wanted.document:
