@@ -17,6 +17,7 @@ from jupyter_cr.engine.twin import ParkedTwin, read_twins
 from jupyter_cr.engine.warm import can_start_warm, start_warm
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import find_gap
+from jupyter_cr.tracer.remote import CallFailed
 
 __all__ = ["Site", "break_ground"]
 
@@ -69,13 +70,34 @@ def break_ground(
     try:
         given: dict[int, Seed] = {}
         if twin is not None:
-            given = start_warm(twin, container, snapshot.processes, handover)
+            given = _start_warm(twin, container, snapshot, handover, warn)
         family = grow_family(container.init, snapshot.processes, given, terminals)
         warm = frozenset({record.pid for record in snapshot.living} & set(given))
         return Site(container, family.seeds, warm)
     except BaseException:
         container.supervisor.kill()
         raise
+
+
+def _start_warm(
+    twin: ParkedTwin,
+    container: Container,
+    snapshot: Snapshot,
+    handover: Handover,
+    warn: Callable[[str], None],
+) -> dict[int, Seed]:
+    """Nothing if the twin may not enter the container: all is read then."""
+    try:
+        return start_warm(twin, container, snapshot.processes, handover)
+    except CallFailed as error:
+        if error.call.name != "setns":
+            raise
+        warn(
+            f"The fork shares no memory with {snapshot.reader.name}, but was read from "
+            f"disk: setns is forbidden here ({error.strerror}), as by a container's "
+            "seccomp profile."
+        )
+        return {}
 
 
 def _find_twin(snapshot: Snapshot) -> ParkedTwin | None:

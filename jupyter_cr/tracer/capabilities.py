@@ -83,8 +83,9 @@ class Capabilities:
 
     @property
     def can_restore(self) -> bool:
-        """Whether a tree can be rebuilt with its pids, in one way or the other."""
-        return self.can_restore_here or self.can_restore_in_namespace
+        """Whether a tree can be rebuilt with its pids, in place of one that runs. It is
+        always in a namespace, whoever may choose pids here."""
+        return self.can_restore_in_namespace and self._have("pidfd_getfd")
 
     @property
     def can_fork(self) -> bool:
@@ -296,7 +297,8 @@ _KCMP_FILE = 0
 _PR_GET_TID_ADDRESS = 40
 _CLONE_NEWNS, _CLONE_NEWUTS = 0x20000, 0x4000000
 _CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
-_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
+_MS_REC, _MS_SLAVE = 0x4000, 0x80000
+_CAP_SYS_ADMIN = 21
 _TCP_REPAIR = 19
 _UFFD_USER_MODE_ONLY = 1
 _UFFDIO_API = 0xC018AA3F
@@ -470,12 +472,16 @@ def _probe_user_namespace() -> str:
 
 
 def _run_in_pid_namespace(run: Callable[[], str]) -> str:
-    """Runs a function as pid 1 of a new pid namespace, with a new user namespace around
-    it where that is the only way."""
+    """Runs a function as pid 1 of a new pid namespace, in a mount namespace of its own,
+    and with a new user namespace around them for who has no CAP_SYS_ADMIN: as
+    `jupyter_cr.engine.container` does."""
     how = "directly"
-    if _libc.unshare(_CLONE_NEWPID) == -1:
+    if read_status("self").cap_effective >> _CAP_SYS_ADMIN & 1:
+        _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWPID), "unshare(CLONE_NEWPID)")
+    else:
         _enter_user_namespace()
-        _check(_libc.unshare(_CLONE_NEWPID), "unshare(CLONE_NEWPID) in a user namespace")
+        result = _libc.unshare(_CLONE_NEWNS | _CLONE_NEWPID)
+        _check(result, "unshare(CLONE_NEWPID) in a user namespace")
         how = "in a user namespace of its own"
     outcome = _run_in_child(run)
     if not outcome.ok:
@@ -493,9 +499,8 @@ def _probe_pid_namespace() -> str:
 
 def _probe_mount_proc() -> str:
     def mount() -> str:
-        _check(_libc.unshare(_CLONE_NEWNS), "unshare(CLONE_NEWNS)")
-        private = ctypes.c_ulong(_MS_REC | _MS_PRIVATE)
-        _check(_libc.mount(None, b"/", None, private, None), "mount(/, MS_PRIVATE)")
+        slave = ctypes.c_ulong(_MS_REC | _MS_SLAVE)
+        _check(_libc.mount(None, b"/", None, slave, None), "mount(/, MS_SLAVE)")
         plain = ctypes.c_ulong(0)
         result = _libc.mount(b"proc", b"/proc", b"proc", plain, None)
         _check(result, "mount of a new /proc")
@@ -504,6 +509,15 @@ def _probe_mount_proc() -> str:
         return "a new pid namespace can have a /proc of its own"
 
     return _run_in_pid_namespace(mount)
+
+
+def _probe_setns() -> str:
+    def enter() -> str:
+        fd = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        _syscall("setns", fd, _CLONE_NEWNS)
+        return "a process can enter a mount namespace"
+
+    return _run_in_pid_namespace(enter)
 
 
 def _open_userfaultfd(flags: int) -> None:
@@ -596,7 +610,7 @@ def _read_setting(path: str) -> str:
 _CONTAINER = (
     "In a container this is its seccomp profile's doing (Docker's and containerd's "
     "default ones): run it with a profile that also allows kcmp, pidfd_getfd, clone3, "
-    "unshare and userfaultfd (`--security-opt seccomp=PROFILE`; KubeSpawner: "
+    "unshare, setns, mount and userfaultfd (`--security-opt seccomp=PROFILE`; KubeSpawner: "
     "`container_security_context` with a `seccompProfile`)."
 )
 
@@ -716,6 +730,12 @@ _PROBES = (
         _advise_user_namespace,
     ),
     _Probe(
+        "setns",
+        "speed: without it forks of warm snapshots are read from disk, as all others",
+        _probe_setns,
+        _advise_user_namespace,
+    ),
+    _Probe(
         "mount_proc",
         "psutil and other readers of /proc inside forks",
         _probe_mount_proc,
@@ -723,7 +743,8 @@ _PROBES = (
             "In such a fork /proc shows the pids outside. Linux permits a new /proc only",
             "where nothing is mounted over parts of the present one, as container",
             "runtimes do: `--security-opt systempaths=unconfined`, or `procMount:",
-            "Unmasked` in a pod with `hostUsers: false`.",
+            "Unmasked` in a pod with `hostUsers: false`. It also needs mount, which the",
+            "seccomp and AppArmor profiles of containers forbid.",
         ),
     ),
     _Probe(
