@@ -93,9 +93,8 @@ def _start_warm(
         if error.call.name != "setns":
             raise
         warn(
-            f"The fork shares no memory with {snapshot.reader.name}, but was read from "
-            f"disk: setns is forbidden here ({error.strerror}), as by a container's "
-            "seccomp profile."
+            "The fork shares no memory with its snapshot, but was read from disk: setns "
+            f"is forbidden here ({error.strerror}), as by a container's seccomp profile."
         )
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 import warnings
@@ -18,6 +19,7 @@ from jupyter_cr.glue.hooks import (
     unregister,
 )
 from jupyter_cr.glue.queue import WaitingCells
+from jupyter_cr.tracer import yama
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -44,6 +46,8 @@ class ShellGlue:
         """
         builtin.install()
         on_checkpoint(self._write_history)
+        if yama.is_asked_for():
+            self._let_trace()
         for register in (on_restore, on_fork):
             register(self._begin_history)
             register(self._begin_session)
@@ -56,6 +60,13 @@ class ShellGlue:
             control.install(self._kernel, self._waiting)
             show_card()
         return load_entry_points()
+
+    def _let_trace(self) -> None:
+        """Neither children nor copies inherit it."""
+        yama.let_everybody_trace()
+        on_restore(yama.let_everybody_trace)
+        on_fork(yama.let_everybody_trace)
+        os.register_at_fork(after_in_child=yama.let_everybody_trace)
 
     def uninstall(self) -> None:
         """Undo it, but for what libraries have registered."""

@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+from jupyter_cr.tracer import yama
 from jupyter_cr.tracer.arch.x86_64 import PAGE, SYSCALLS, seed_program
 from jupyter_cr.tracer.proc.pagemap import has_pagemap_scan
 from jupyter_cr.tracer.proc.status import read_status
@@ -68,7 +69,7 @@ class Capabilities:
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether processes that this user may trace can be checkpointed."""
+        """Whether this user's processes can be checkpointed."""
         return self._have(*_CHECKPOINT)
 
     @property
@@ -99,6 +100,7 @@ class Capabilities:
 _REBUILD = ("architecture", "ptrace_child")
 _CHECKPOINT = (
     *_REBUILD,
+    "ptrace_other",
     "rseq",
     "kcmp",
     "pidfd_getfd",
@@ -270,17 +272,25 @@ def _syscall(name: str, *args: int | ctypes.Array[ctypes.c_char]) -> int:
 
 
 @contextmanager
-def _sleeping_child() -> Iterator[int]:
-    """A child with this process's memory and descriptors that waits to be killed."""
+def _sleeping_child(prepare: Callable[[], object] = os.getpid) -> Iterator[int]:
+    """A child with this process's memory and descriptors that waits to be killed, once it
+    has done what is to be prepared."""
     parent = os.getpid()
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             _become_throw_away(parent)
+            prepare()
+            os.write(writer, b"x")
+            os.close(writer)
             while True:
                 signal.pause()
         finally:
             os._exit(0)
+    os.close(writer)
+    os.read(reader, 1)
+    os.close(reader)
     try:
         yield pid
     finally:
@@ -348,7 +358,9 @@ def _probe_ptrace_other() -> str:
         _seize(sibling)
         return "PTRACE_SEIZE of a process that is no descendant works"
 
-    with _sleeping_child() as sibling:
+    # As a kernel does that is asked for it (`jupyter_cr.tracer.yama`).
+    prepare = yama.let_everybody_trace if yama.is_asked_for() else os.getpid
+    with _sleeping_child(prepare) as sibling:
         outcome = _run_in_child(seize_sibling)
     detail = outcome.detail + _yama_note()
     if not outcome.ok:
@@ -357,7 +369,7 @@ def _probe_ptrace_other() -> str:
 
 
 def _yama_note() -> str:
-    scope = _read_setting("/proc/sys/kernel/yama/ptrace_scope")
+    scope = yama.ptrace_scope()
     return f" (Yama ptrace_scope = {scope})" if scope else ""
 
 
@@ -619,19 +631,21 @@ def _advise(*sentences: str) -> Callable[[], str]:
     return lambda: " ".join(sentences)
 
 
-def _advise_ptrace_other() -> str:
-    scope = _read_setting("/proc/sys/kernel/yama/ptrace_scope")
+def _advise_ptrace_other(scope: str | None = None) -> str:
+    scope = yama.ptrace_scope() if scope is None else scope
     if scope == "1":
         return (
-            "Yama lets a process trace its descendants only: kernels that the Jupyter "
-            "server starts through jupyter-cr can still be checkpointed. For kernels "
-            "started elsewhere: `sysctl kernel.yama.ptrace_scope=0`, or give the program "
-            "CAP_SYS_PTRACE."
+            "Yama lets a process trace its descendants only, and no kernel is one of the "
+            "engine's: `sysctl kernel.yama.ptrace_scope=0`, or give the program "
+            f"CAP_SYS_PTRACE. Without either, start the server with `{yama.VARIABLE}=any` "
+            "in its environment: Python kernels with jupyter_cr then let themselves be "
+            "traced, as long as they have no child processes that they have not forked "
+            "themselves."
         )
     if scope in ("2", "3"):
         return (
             f"The administrator closed ptrace (Yama ptrace_scope = {scope}): "
-            "`sysctl kernel.yama.ptrace_scope=1` is enough"
+            "`sysctl kernel.yama.ptrace_scope=0`"
             + ("." if scope == "2" else ", but only after a reboot.")
         )
     return f"A security module or a filter refuses it. {_CONTAINER}"
@@ -671,7 +685,7 @@ _PROBES = (
     _Probe("ptrace_child", "everything", _probe_ptrace_child, _TRACE_ADVICE),
     _Probe(
         "ptrace_other",
-        "checkpoints of kernels that this program has not started itself",
+        "checkpoints: no kernel is a descendant of the engine",
         _probe_ptrace_other,
         _advise_ptrace_other,
     ),

@@ -220,6 +220,7 @@ def test_verdicts():
 
     assert verdicts() == (True, True, True, True)
     assert verdicts("ptrace_child") == (False, False, False, False)
+    assert verdicts("ptrace_other") == (False, True, True, True)
     assert verdicts("kcmp") == (False, True, True, True)
     assert verdicts("set_tid") == (True, False, True, True)
     assert verdicts("pid_namespace") == (True, True, False, False)
