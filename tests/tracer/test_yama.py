@@ -62,7 +62,8 @@ def test_a_kernel_says_it_when_asked(asked: str) -> None:
 def test_it_harms_nobody(user: User) -> None:
     """Where there is no Yama, and children are forked."""
     asked = dict(user.environment) | {yama.VARIABLE: "any"}
-    with kernel(dataclasses.replace(user, environment=asked), ("--ext=jupyter_cr",)) as started:
+    asking = dataclasses.replace(user, environment=asked)
+    with kernel(asking, ("--ext=jupyter_cr",)) as started:
         assert started.run("import os; print(os.environ['JUPYTER_CR_PTRACER'])") == "any"
         assert started.run("!echo below") == "below"
 
