@@ -92,6 +92,8 @@ class CapabilitiesResult(msgspec.Struct, frozen=True, kw_only=True):
     can_checkpoint: bool
     can_restore: bool
     """And fork: with the same pids inside."""
+    missing: tuple[str, ...]
+    """Names of the items that stand in the way of either."""
     items: tuple[Capability, ...]
 
 
@@ -720,6 +722,7 @@ def check_capabilities() -> CapabilitiesResult:
     return CapabilitiesResult(
         can_checkpoint=found.can_checkpoint,
         can_restore=found.can_restore,
+        missing=found.missing,
         items=tuple(found.items),
     )
 

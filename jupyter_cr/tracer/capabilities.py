@@ -93,6 +93,13 @@ class Capabilities:
         """Whether a tree can be rebuilt beside one that has the same pids."""
         return self.can_restore_in_namespace
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What stands in the way of checkpoints, restores or forks. Whatever else is not
+        there makes no more than a difference."""
+        needed = {*_CHECKPOINT, *_REBUILD, "pid_namespace"}
+        return tuple(i.name for i in self.items if i.name in needed and not i.ok)
+
     def _have(self, *names: str) -> bool:
         return all(self.get(name).ok for name in names)
 

@@ -227,4 +227,6 @@ def test_verdicts():
     assert not some("pid_namespace").can_restore
     assert not some("pidfd_getfd").can_restore
     assert some("set_tid", "kcmp", "setns").can_restore
+    assert some("set_tid", "huge_pages", "setns", "mount_proc").missing == ()
+    assert set(some("kcmp", "pid_namespace").missing) == {"kcmp", "pid_namespace"}
     assert verdicts("seccomp", "mount_proc", "userfaultfd") == (True, True, True, True)
