@@ -95,6 +95,8 @@ class CapabilitiesResult(msgspec.Struct, frozen=True, kw_only=True):
     can_checkpoint: bool
     can_restore: bool
     """And fork: with the same pids inside."""
+    missing: tuple[str, ...]
+    """Names of the items that stand in the way of either."""
     items: tuple[Capability, ...]
 
 
@@ -324,6 +326,7 @@ def restore(
     name: str,
     *,
     lazy: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -333,6 +336,8 @@ def restore(
     Args:
         name: of the snapshot.
         lazy: let the tree run before its pages are all there.
+        asked_within: a process of that tree has asked for it. What waits in the kernel's
+            queue is not run then.
 
     Raises:
         ImageError: no such snapshot, or it is damaged; nothing was ended.
@@ -340,9 +345,13 @@ def restore(
     """
     store = store or Store()
     if lazy:
-        result = leave_pager(lambda: bring_restored(name, lazy=True, store=store))
+        result = leave_pager(
+            lambda: bring_restored(name, lazy=True, asked_within=asked_within, store=store)
+        )
     else:
-        result = bring_restored(name, store=store, progress=progress).result
+        result = bring_restored(
+            name, asked_within=asked_within, store=store, progress=progress
+        ).result
     if store.summary(name).automatic == HIBERNATED:
         store.remove([name])
     if result.connection_file is None:
@@ -376,6 +385,7 @@ def bring_restored(
     *,
     replacing: int | None = None,
     lazy: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Brought:
@@ -399,6 +409,7 @@ def bring_restored(
             ports={},
             replacing=replacing,
             lazy=lazy,
+            asked_within=asked_within,
             progress=progress,
         )
         kernel = reader.header.kernel
@@ -428,6 +439,7 @@ def fork(
     connection_file: Path | None = None,
     lazy: bool = False,
     keep_key: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -438,6 +450,7 @@ def fork(
         connection_file: to be written; default: a new kernel's in Jupyter's directory.
         lazy: let the tree run before its pages are all there.
         keep_key: leave it the session key of its original.
+        asked_within: as `restore`.
 
     Raises:
         UsageError: `connection_file` exists, or the snapshot is not of a kernel.
@@ -446,10 +459,18 @@ def fork(
     """
     if lazy:
         result = leave_pager(
-            lambda: bring_fork(name, connection_file, lazy=True, store=store)
+            lambda: bring_fork(
+                name, connection_file, lazy=True, asked_within=asked_within, store=store
+            )
         )
     else:
-        result = bring_fork(name, connection_file, store=store, progress=progress).result
+        result = bring_fork(
+            name,
+            connection_file,
+            asked_within=asked_within,
+            store=store,
+            progress=progress,
+        ).result
     if keep_key or result.connection_file is None:
         return result
     return _renew_key(result, Path(result.connection_file))
@@ -479,6 +500,7 @@ def bring_fork(
     connection_file: Path | None = None,
     *,
     lazy: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Brought:
@@ -507,6 +529,7 @@ def bring_fork(
                 name=name,
                 ports={},
                 lazy=lazy,
+                asked_within=asked_within,
                 progress=progress,
             )
         if path is not None and original is not None:
@@ -752,6 +775,7 @@ def check_capabilities() -> CapabilitiesResult:
     return CapabilitiesResult(
         can_checkpoint=found.can_checkpoint,
         can_restore=found.can_restore,
+        missing=found.missing,
         items=tuple(found.items),
     )
 

@@ -211,6 +211,8 @@ export interface ICapabilities {
   can_checkpoint: boolean;
   /** And fork. */
   can_restore: boolean;
+  /** Names of the items that stand in the way of either. */
+  missing: string[];
   items: ICapability[];
 }
 

@@ -60,9 +60,7 @@ def test_nothing_can_be_read_without_the_key(
     assert pages[PAGE : PAGE + 100] not in everything(store)
     assert key.read_text().strip() not in everything(store).decode("latin-1")
     monkeypatch.delenv(KEY_VARIABLE)
-    with pytest.raises(
-        LockedImage, match=r"encrypted with the key [0-9a-f]{16}"
-    ) as caught:
+    with pytest.raises(LockedImage, match=r"encrypted with the key [0-9a-f]{16}") as caught:
         store.open("one")
     assert KEY_VARIABLE in caught.value.hint
     another_key(tmp_path, monkeypatch)

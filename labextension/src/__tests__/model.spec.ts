@@ -170,7 +170,7 @@ describe('SnapshotModel', () => {
     expect(model.canRestore).toBe(true);
     server.answer = () => [
       200,
-      { can_checkpoint: true, can_restore: false, items: [] }
+      { can_checkpoint: true, can_restore: false, missing: [], items: [] }
     ];
     await model.probe();
     expect(model.canCheckpoint).toBe(true);
