@@ -30,6 +30,7 @@ __all__ = [
     "examine",
     "facts_of",
     "fingerprint",
+    "fit_name",
     "is_id",
     "new_id",
     "own_usage",
@@ -138,7 +139,7 @@ def examine(directory: Path) -> Examined:
     meta = read_meta(directory)
     entry = Entry(
         id=directory.name,
-        name=_fit_name(meta.name) or directory.name,
+        name=fit_name(meta.name) or directory.name,
         state="durable",
         created=created,
         own=own_usage(directory),
@@ -160,13 +161,13 @@ def examine(directory: Path) -> Examined:
         return Examined(
             msgspec.structs.replace(entry, state=state, problem=error.message), usage
         )
-    name = _fit_name(meta.name) or _fit_name(header.name) or entry.name
+    name = fit_name(meta.name) or fit_name(header.name) or entry.name
     note = header.note if meta.note is None else meta.note
     entry = msgspec.structs.replace(entry, name=name, note=note, **facts)
     return Examined(entry, usage)
 
 
-def _fit_name(name: str) -> str:
+def fit_name(name: str) -> str:
     """Files that somebody has edited may hold any name: none that could not be given."""
     with suppress(UsageError):
         return check_name(name)
