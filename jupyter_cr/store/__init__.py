@@ -26,6 +26,7 @@ reader, and what a killed process leaves is found by the next (`garbage`).
 from __future__ import annotations
 
 from jupyter_cr.store.names import check_name, suggest_name
+from jupyter_cr.store.remote import RemoteStore
 from jupyter_cr.store.root import store_root
 from jupyter_cr.store.snapshot import Freed, Pruned, Snapshot, State
 from jupyter_cr.store.store import Store
@@ -34,6 +35,7 @@ from jupyter_cr.store.twins import TwinLimits
 __all__ = [
     "Freed",
     "Pruned",
+    "RemoteStore",
     "Snapshot",
     "State",
     "Store",

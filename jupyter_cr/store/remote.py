@@ -209,16 +209,21 @@ class RemoteStore:
             CorruptImage: it is damaged here.
         """
         started = time.perf_counter()
-        given = check_name(as_name or name)
+        wanted = check_name(as_name or name)
         with local.open(name) as reader:
             refuse_unfinished(reader, name)
             source = local.summary(name)
-            avoided: set[str] = set()
-            for _ in range(_TRIES):
+            # A name that nobody asked for is not worth an error.
+            is_fixed = as_name is not None or source.named
+            for given, avoided in self._tries(wanted, is_fixed=is_fixed):
                 try:
                     sent = self._push(local, reader, source, given, avoided, progress)
                 except _InTheWayError as error:
                     avoided |= error.packs
+                    continue
+                except NameTaken:
+                    if is_fixed:
+                        raise
                     continue
                 return Transferred(
                     name=given,
@@ -229,9 +234,21 @@ class RemoteStore:
                     elapsed_ms=milliseconds_since(started),
                 )
         raise StoreBusy(
-            f"Others keep removing from {self.url} what {name} would share.",
+            f"Others keep changing {self.url} while {name} is pushed.",
             "Try again when they have finished.",
         )
+
+    def _tries(self, name: str, *, is_fixed: bool) -> Iterator[tuple[str, set[str]]]:
+        """(name, packs that are not to be shared: can be added to)."""
+        avoided: set[str] = set()
+        for _ in range(_TRIES):
+            free = name
+            if not is_fixed:
+                taken, number = set(self.names()), 1
+                while free in taken:
+                    number += 1
+                    free = f"{name[:100]}-{number}"
+            yield free, avoided
 
     def _push(
         self,

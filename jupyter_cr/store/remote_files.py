@@ -75,7 +75,6 @@ class RemoteFiles:
             cause = error.__cause__
             protocol = self.url.partition(":")[0]
             if isinstance(cause, ImportError):
-                # What fsspec says names the package, as in "Install s3fs to access S3".
                 raise StorageError(
                     f"{self.url} cannot be used: {cause}.",
                     "Install the package into the environment of jupyter-cr: pip install "
@@ -118,10 +117,7 @@ class RemoteFiles:
         with self._asking(""):
             fs.invalidate_cache()
             if not self._has_directories:
-                try:
-                    found = fs.find(root, detail=True)
-                except FileNotFoundError:
-                    return {}
+                found = self._find_objects()
             else:
                 found = dict(self._walk())
         start = len(root) + 1
@@ -130,6 +126,19 @@ class RemoteFiles:
             for path, info in found.items()
             if len(path) > start and info["type"] == "file"
         }
+
+    def _find_objects(self) -> dict[str, Any]:
+        fs, root = self._opened
+        with suppress(FileNotFoundError):
+            if found := fs.find(root, detail=True):
+                return dict(found)
+        bucket = root.partition("/")[0]
+        if bucket and not fs.exists(bucket):
+            raise StorageError(
+                f"{self.url} cannot be used: there is no bucket {bucket}.",
+                "Make it first, or give another URL.",
+            )
+        return {}
 
     def _walk(self) -> Iterator[tuple[str, Any]]:
         def fail(error: OSError) -> None:
@@ -331,7 +340,8 @@ def _reason(error: Exception) -> str:
 
 
 def _package(message: str) -> str:
-    found = re.search(r"[Ii]nstall(?:ing)? \W?([A-Za-z0-9_-]+)", message)
+    """As in: Install s3fs to access S3; SFTPFileSystem requires "paramiko"."""
+    found = re.search(r"(?:[Ii]nstall|requires) \W?([A-Za-z0-9_-]+)", message)
     return found[1] if found else "'jupyter-cr[remote]'"
 
 

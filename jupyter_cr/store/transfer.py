@@ -19,6 +19,7 @@ __all__ = [
     "Progress",
     "Transferred",
     "advance_of",
+    "copy_between",
     "copy_into",
     "find_same",
     "is_same",
@@ -38,7 +39,7 @@ class Transferred(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """Its name where it came from."""
     url: str
-    """Of the store that is elsewhere."""
+    """Of the store that is elsewhere; a path if it is a directory."""
     logical: int
     """Bytes of memory that it holds."""
     bytes: int
@@ -121,6 +122,41 @@ def copy_into(
         if position:
             store.set_position(kernel_id, position)
     return given
+
+
+def copy_between(
+    source: Store,
+    name: str,
+    target: Store,
+    as_name: str | None,
+    progress: Progress | None = None,
+) -> Transferred:
+    """Copy a snapshot from one directory to another.
+
+    Args:
+        as_name: as the `name` of `copy_into`.
+
+    Raises:
+        NoSuchSnapshot: there is none; and as `copy_into`.
+    """
+    started = time.perf_counter()
+    with source.open(name) as reader:
+        refuse_unfinished(reader, name)
+        snapshot = source.summary(name)
+        parent = ""
+        if snapshot.parent:
+            parent = find_same(source.summary(snapshot.parent), target.list())
+        given = copy_into(
+            target, reader, snapshot, name=as_name, parent=parent, progress=progress
+        )
+        return Transferred(
+            name=given,
+            source=name,
+            url=str(target.root),
+            logical=reader.page_bytes,
+            bytes=target.summary(given).own,
+            elapsed_ms=milliseconds_since(started),
+        )
 
 
 def _create(store: Store, source: Snapshot, name: str | None, parent: str) -> StoredWriter:
