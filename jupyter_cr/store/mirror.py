@@ -80,9 +80,17 @@ class Mirror:
         for batch in _batches(missing, wanted):
             for name, content in self._files.read(batch).items():
                 path = self.path(name)
-                with storage_errors(path):
-                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._make(path.parent)
                 write_whole(path, content, durable=False)
+
+    def _make(self, directory: Path) -> None:
+        """Parents would not get that mode from mkdir(2)."""
+        with storage_errors(directory):
+            if directory.parent != self.directory:
+                directory.parent.mkdir(mode=0o700, exist_ok=True)
+                if directory.parent.parent != self.directory:
+                    directory.parent.parent.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     def forget(self, survey: Survey) -> None:
         """Delete copies of what is not there any more, but for those that another process
@@ -122,9 +130,8 @@ class Mirror:
         self._clear()
         place = self.directory / _WORK / secrets.token_hex(8)
         prepare_root(self.directory)
-        with storage_errors(place):
-            for path in (place, place / SNAPSHOTS, place / PACKS):
-                path.mkdir(mode=0o700, parents=True)
+        for path in (place / SNAPSHOTS, place / PACKS):
+            self._make(path)
         try:
             with Lease.new(place):
                 yield place
