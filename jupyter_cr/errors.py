@@ -139,6 +139,13 @@ class NoSuchSnapshot(ImageError):
     http_status = 404
 
 
+class Untrusted(ImageError):
+    """To restore an image is to run its code, and this one is from elsewhere."""
+
+    exit_code = 18
+    http_status = 403
+
+
 class NameTaken(ImageError):
     exit_code = 10
     http_status = 409

@@ -23,6 +23,7 @@ from jupyter_cr.errors import (
     ImageError,
     NameTaken,
     StorageError,
+    Untrusted,
     UsageError,
     printable,
 )
@@ -83,6 +84,8 @@ __all__ = [
     "retention_policy",
     "show_snapshot",
     "tag_snapshot",
+    "trust_snapshot",
+    "twins_cost",
     "verify_snapshot",
     "verify_snapshots",
 ]
@@ -392,6 +395,7 @@ def bring_restored(
     store = store or Store()
     with ExitStack() as held:
         reader = held.enter_context(store.open(name))
+        _require_trust(reader)
         from jupyter_cr.engine.restore import restore_tree
 
         outcome = restore_tree(
@@ -489,6 +493,7 @@ def bring_fork(
     store = store or Store()
     with ExitStack() as held:
         reader = held.enter_context(store.open(name))
+        _require_trust(reader)
         kernel = reader.header.kernel
         original = parse_connection(kernel.connection) if kernel.connection else None
         if original is None and connection_file is not None:
@@ -516,6 +521,16 @@ def bring_fork(
             _move(store, kernel_id_of(path), name)
         _leave_to_pager(held, outcome)
     return Brought(_restore_result(name, outcome, path), outcome.pager)
+
+
+def _require_trust(reader: StoredReader) -> None:
+    if not reader.is_trusted:
+        raise Untrusted(
+            f"Snapshot {reader.name} was not taken here, and to restore it is to run its "
+            "code.",
+            "If you know where it comes from, and trust them as you would trust a program "
+            f"of theirs: jupyter cr trust {reader.name}",
+        )
 
 
 def _leave_to_pager(held: ExitStack, outcome: RestoreOutcome) -> None:
@@ -634,6 +649,15 @@ def prune_snapshots(
     return (store or Store()).prune(policy, dry_run=dry_run)
 
 
+def twins_cost(*, store: Store | None = None) -> int:
+    """Bytes of memory that would be free if no snapshot were warm.
+
+    Raises:
+        StorageError: the store is not a directory, or another user's.
+    """
+    return (store or Store()).twins_cost()
+
+
 def retention_policy() -> str:
     """The one that is to be applied whenever a snapshot has been taken; empty if none."""
     return os.environ.get(RETENTION_VARIABLE, "").strip()
@@ -745,6 +769,35 @@ def tag_snapshot(
         StorageError: the store is not writable.
     """
     return (store or Store()).tag(name, [_text(tag) for tag in add], remove)
+
+
+def trust_snapshot(
+    name: str, *, with_signer: str | None = None, store: Store | None = None
+) -> Snapshot:
+    """Say that a snapshot from elsewhere may be restored.
+
+    Args:
+        with_signer: and so may all that comes from whoever has exported it, who is called
+            that.
+
+    Raises:
+        NoSuchSnapshot: there is none.
+        UsageError: nobody has exported it.
+        StorageError: the store is not writable.
+    """
+    store = store or Store()
+    if with_signer is not None:
+        from jupyter_cr.store.signers import Signers
+
+        signer = store.summary(name).signer
+        if not signer:
+            raise UsageError(
+                f"Snapshot {name} has no signer: it did not come in a bundle.",
+                f"Trust it alone: jupyter cr trust {name}",
+            )
+        Signers().trust(signer, with_signer)
+    store.trust(name)
+    return store.summary(name)
 
 
 def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     {"store"},
     {"kernels"},
     {"background"},
-    {"operations"},
+    {"bundles", "operations"},
     {"glue"},
     {"api"},
     {"cli", "magics", "server"},

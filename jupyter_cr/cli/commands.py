@@ -11,7 +11,8 @@ import click
 import msgspec
 
 from jupyter_cr import __version__
-from jupyter_cr.errors import CorruptImage, UsageError
+from jupyter_cr.cli.files import new_file, open_file
+from jupyter_cr.errors import CorruptImage, UsageError, printable
 
 if TYPE_CHECKING:
     from jupyter_cr.operations import Progress, RestoreResult, VerifyResult
@@ -226,9 +227,13 @@ def list_command(limit: int | None, tree: bool, where: str, as_json: bool) -> No
     if as_json:
         _print_json(snapshots)
     else:
-        from jupyter_cr.cli.display import show_list, show_tree
+        from jupyter_cr.cli.display import show_list, show_tree, show_twins
 
         (show_tree if tree else show_list)(snapshots)
+        if warm := sum(snapshot.state in ("warm", "live") for snapshot in snapshots):
+            from jupyter_cr.operations import twins_cost
+
+            show_twins(warm, twins_cost())
 
 
 @cr.command()
@@ -267,6 +272,110 @@ def rm(names: tuple[str, ...], where: str, as_json: bool) -> None:
         from jupyter_cr.cli.display import show_freed
 
         show_freed(freed)
+
+
+@cr.command()
+@click.argument("name")
+@click.option(
+    "--signer",
+    metavar="WHO",
+    help="Trust all that comes from whoever has exported it, and call that one WHO.",
+)
+@_json_option
+@_debug_option
+def trust(name: str, signer: str | None, as_json: bool) -> None:
+    """Say that a snapshot from elsewhere may be restored.
+
+    To restore a snapshot is to run its code, with all that you may do. Those that were
+    taken here are trusted already.
+    """
+    from jupyter_cr.operations import trust_snapshot
+
+    trusted = trust_snapshot(name, with_signer=signer)
+    if as_json:
+        _print_json(trusted)
+        return
+    sys.stdout.write(f"Snapshot {name} may be restored\n")
+
+
+@cr.command()
+@click.option("--remove", metavar="WHO", help="Trust them no more: a name, or a key.")
+@_json_option
+@_debug_option
+def signers(remove: str | None, as_json: bool) -> None:
+    """Your own public key, and those of whom you trust."""
+    from jupyter_cr.store.signers import Signers
+
+    known = Signers()
+    if remove is not None:
+        found = [key for key, who in known.trusted().items() if remove in (key, who)]
+        if not found:
+            raise UsageError(f"Nobody called {remove} is trusted.", "jupyter cr signers")
+        for key in found:
+            known.distrust(key)
+    if as_json:
+        _print_json({"own": known.own(), "trusted": known.trusted()})
+        return
+    sys.stdout.write(f"{known.own()}  you\n")
+    for key, who in known.trusted().items():
+        sys.stdout.write(f"{key}  {who}\n")
+
+
+@cr.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option(
+    "--with-files", is_flag=True, help="And the files that it had open under a name."
+)
+@_json_option
+@_debug_option
+def export(name: str, file: str, with_files: bool, as_json: bool) -> None:
+    """Write a snapshot, and all that it needs of the store, to one FILE; - is standard
+    output: jupyter cr export NAME - | ssh HOST jupyter cr import -
+
+    It holds all that was in memory, passwords and keys included.
+    """
+    from jupyter_cr.bundles import export_snapshot
+
+    if file == "-":
+        export_snapshot(name, sys.stdout.buffer, with_files=with_files)
+        return
+    with new_file(Path(file)) as stream:
+        facts = export_snapshot(name, stream, with_files=with_files)
+    if as_json:
+        _print_json(facts)
+    else:
+        sys.stdout.write(f"Snapshot {name} is in {file}\n")
+        for found in facts.files:
+            sys.stdout.write(f"with {printable(found.path)}\n")
+
+
+@cr.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--name", help="Of the snapshot here; default: the one that it had.")
+@click.option(
+    "--with-files",
+    is_flag=True,
+    help="Put files that came with it where they were, if there is none.",
+)
+@_json_option
+@_debug_option
+def import_(file: str, name: str | None, with_files: bool, as_json: bool) -> None:
+    """Take a snapshot out of a FILE that `jupyter cr export` has made; - is standard input.
+
+    It can be restored if you trust whoever has exported it (`jupyter cr signers`), or
+    after `jupyter cr trust`. What a restore would need and not find here is listed.
+    """
+    from jupyter_cr.bundles import import_snapshot
+
+    with open_file(file) as stream:
+        result = import_snapshot(stream, file, name=name, with_files=with_files)
+    if as_json:
+        _print_json(result)
+    else:
+        from jupyter_cr.cli.display import show_imported
+
+        show_imported(result)
 
 
 @cr.command()

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 if TYPE_CHECKING:
+    from jupyter_cr.bundles import ImportResult
     from jupyter_cr.engine.describe import ProcessDescription, SnapshotDescription
     from jupyter_cr.image.records import ProcessOutcome
     from jupyter_cr.operations import (
@@ -32,12 +33,14 @@ __all__ = [
     "show_details",
     "show_forked",
     "show_freed",
+    "show_imported",
     "show_list",
     "show_pruned",
     "show_pulled",
     "show_pushed",
     "show_restored",
     "show_tree",
+    "show_twins",
     "show_verified",
 ]
 
@@ -159,8 +162,26 @@ def show_list(snapshots: Sequence[Snapshot]) -> None:
     console.print(table)
 
 
+def show_imported(result: ImportResult) -> None:
+    """What came from elsewhere, who has sent it, and what it lacks here."""
+    console = _console()
+    who = escape(result.signer_name or result.signer)
+    console.print(f"Snapshot [bold]{escape(result.name)}[/] is here, signed by {who}")
+    if not result.trusted:
+        console.print(
+            "It is not restored before you say that you trust it: to restore it is to run "
+            f"its code.\n  jupyter cr trust {escape(result.name)}"
+        )
+    if result.missing:
+        console.print("A restore needs what is not here:")
+    for sentence in (*result.missing, *result.warnings):
+        console.print(f"  {escape(sentence)}")
+
+
 def _state(snapshot: Snapshot) -> str:
     text: str = snapshot.state
+    if not snapshot.trusted:
+        text = f"{text}, not trusted"
     if snapshot.state in ("saving", "live"):
         text = f"{text} {snapshot.saved:.0%}"
     style = _STATE_STYLES[snapshot.state]
@@ -194,6 +215,12 @@ def _tree_line(snapshot: Snapshot) -> str:
     if text:
         words.append(f"[dim]{escape(text)}[/]")
     return f"[bold]{escape(snapshot.name)}[/] {' '.join(words)}"
+
+
+def show_twins(count: int, cost: int) -> None:
+    """What those snapshots cost that are in memory."""
+    are = "1 snapshot is" if count == 1 else f"{count} snapshots are"
+    _console().print(f"{are} in memory; that takes {_size(cost)}")
 
 
 def show_freed(freed: Freed) -> None:

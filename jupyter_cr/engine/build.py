@@ -83,7 +83,9 @@ class Building:
         assert record.layout is not None
         seed = self.site.seeds[record.pid]
         rebuild_memory.map_shared(seed, record.layout, mapped, self.handover)
-        rebuild_memory.finish_clone(seed, record.layout)
+        rebuild_memory.finish_clone(
+            seed, record.layout, wipe=self.rebuilding.mode == "fork"
+        )
         clone_threads(seed, [thread.tid for thread in record.threads])
 
     def _build_cold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,9 @@ class Machine(msgspec.Struct, frozen=True):
     architecture: str
     page: int
     vdso: str
+    instructions: tuple[str, ...] = ()
+    """Sets of instructions that the processor has, as Linux calls them: programs have
+    chosen their code by them."""
 
     @classmethod
     def here(cls) -> Machine:
@@ -35,7 +39,8 @@ class Machine(msgspec.Struct, frozen=True):
                 for mapping in read_maps("self")
                 if mapping.is_vdso
             )
-        return cls(os.uname().machine, PAGE, xxhash.xxh3_128_hexdigest(code))
+        vdso = xxhash.xxh3_128_hexdigest(code)
+        return cls(os.uname().machine, PAGE, vdso, _instructions())
 
     def require(self) -> None:
         """Check that this machine can take processes of that one.
@@ -50,12 +55,33 @@ class Machine(msgspec.Struct, frozen=True):
                 f"{here.architecture} one",
                 "Restore it on a machine with the same kind of processor.",
             )
+        if lacking := sorted({*self.instructions} - {*here.instructions}):
+            raise RestoreError(
+                "the snapshot was taken on a processor with instructions that this one "
+                f"has not got: {' '.join(lacking)}",
+                "Restore it on a machine with such a processor.",
+            )
         if self.vdso != here.vdso:
             raise RestoreError(
                 "the snapshot was taken under another version of Linux, whose code is "
                 "mapped into every process (vdso)",
                 "Restore it under the version that `jupyter cr show` names.",
             )
+
+
+_INSTRUCTIONS = re.compile(
+    r"(mmx|s?sse|avx|amx|bmi|fma|f16c|movbe|popcnt|aes|pclmul|sha_?ni|sha512|vaes|vpclmul"
+    r"|gfni|adx|rdrand|rdseed|fsgsbase|xsave|clflushopt|clwb|abm|cx16|rtm|pku|ospke|rdpid"
+    r"|movdir|3dnow|cldemote|serialize|tsxldtrk|sm[34]|cmov|fxsr|lahf)"
+)
+
+
+def _instructions() -> tuple[str, ...]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, words = line.partition(":")
+        if name.strip() == "flags":
+            return tuple(sorted(filter(_INSTRUCTIONS.match, words.split())))
+    return ()
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -77,6 +103,28 @@ class FileIdentity(msgspec.Struct, frozen=True):
         found = os.stat(path)
         return cls(os.fsencode(path), found.st_size, found.st_mtime_ns, _build_id(path))
 
+    def require(self) -> None:
+        """Check that the file is the one that it was.
+
+        Raises:
+            FileChanged: it is not.
+        """
+        try:
+            now = FileIdentity.of(self.path)
+        except OSError as error:
+            raise FileChanged(
+                f"{self.path} is needed and cannot be read: {error.strerror}",
+                "Install it again in the version that it had.",
+            ) from error
+        if self.build_id and self.build_id == now.build_id:
+            return
+        if (self.size, self.mtime_ns) != (now.size, now.mtime_ns):
+            raise FileChanged(
+                f"{self.path} has changed since the snapshot was taken",
+                "Put the file back that was there then (reinstall that version of "
+                "its package): code that is half old and half new would crash.",
+            )
+
 
 class FileIdentities(msgspec.Struct, frozen=True):
     """Of all files that have to be mapped again."""
@@ -90,21 +138,7 @@ class FileIdentities(msgspec.Struct, frozen=True):
             FileChanged: names the first that is not.
         """
         for recorded in self.files:
-            try:
-                now = FileIdentity.of(recorded.path)
-            except OSError as error:
-                raise FileChanged(
-                    f"{recorded.path} is needed and cannot be read: {error.strerror}",
-                    "Install it again in the version that it had.",
-                ) from error
-            if recorded.build_id and recorded.build_id == now.build_id:
-                continue
-            if (recorded.size, recorded.mtime_ns) != (now.size, now.mtime_ns):
-                raise FileChanged(
-                    f"{recorded.path} has changed since the snapshot was taken",
-                    "Put the file back that was there then (reinstall that version of "
-                    "its package): code that is half old and half new would crash.",
-                )
+            recorded.require()
 
 
 _ELF_MAGIC, _GNU_BUILD_ID = b"\x7fELF", b"GNU\0"

@@ -5,20 +5,59 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from itertools import chain
 
 from jupyter_cr.engine.descriptors import directory, fifo, o_path, regular_file
 from jupyter_cr.engine.descriptors.base import OpenFile
 from jupyter_cr.engine.descriptors.path import ACCESS, open_path
 from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
 from jupyter_cr.engine.rebuild_state import open_directory
+from jupyter_cr.engine.snapshot import Snapshot
 from jupyter_cr.engine.state import process
-from jupyter_cr.errors import AddressTaken, RestoreError
+from jupyter_cr.engine.streams import SnapshotReader
+from jupyter_cr.errors import AddressTaken, CheckpointRestoreError, RestoreError
 from jupyter_cr.tracer.sock_diag import State, TcpSocket
 
-__all__ = ["require_paths", "require_ports"]
+__all__ = ["find_missing", "require_machine", "require_paths", "require_ports"]
 
 _WILDCARDS = ("0.0.0.0", "::")
+
+
+def find_missing(reader: SnapshotReader) -> list[CheckpointRestoreError]:
+    """All that a restore here would need and not find, ports aside.
+
+    Raises:
+        CorruptImage: the snapshot was not written by a complete checkpoint.
+    """
+    snapshot = Snapshot.read(reader)
+    checks: Iterator[Callable[[], None]] = chain(
+        [snapshot.machine.require],
+        (identity.require for identity in snapshot.needed.files),
+        (partial(require_paths, [record], ()) for record in snapshot.living),
+        (partial(require_paths, (), [file]) for file in snapshot.files),
+    )
+    missing: dict[str, CheckpointRestoreError] = {}
+    for check in checks:
+        try:
+            check()
+        except CheckpointRestoreError as error:
+            missing[error.message] = error
+    return list(missing.values())
+
+
+def require_machine(reader: SnapshotReader) -> None:
+    """See that all is here that a restore needs.
+
+    Raises:
+        RestoreError, FileChanged: something is not; names all of it.
+    """
+    missing = find_missing(reader)
+    if missing:
+        first, *others = missing
+        first.message += "".join(f"\nand {error.message}" for error in others)
+        raise first
 
 
 def require_paths(records: Iterable[process.Record], files: Iterable[OpenFile]) -> None:

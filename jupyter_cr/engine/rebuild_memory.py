@@ -254,9 +254,9 @@ def _executes(seed: Seed, fd: int) -> bool:
     return os.path.samestat(os.stat(f"/proc/{seed.outer_pid}/exe"), os.fstat(fd))
 
 
-def finish_clone(seed: Seed, layout: Layout) -> None:
+def finish_clone(seed: Seed, layout: Layout, *, wipe: bool) -> None:
     """What `finish_memory` does, for a clone of a twin: that is all a twin has lost."""
-    calls = _wipe_calls(layout)
+    calls = _wipe_calls(layout) if wipe else []
     for region in layout.regions:
         if {"dc", "wf", "lo"} & set(region.flags):
             calls += advice_calls(region, before_filling=False)

@@ -20,7 +20,7 @@ from jupyter_cr.engine.front_ends import Connected
 from jupyter_cr.engine.identity import hold
 from jupyter_cr.engine.lazy import Pager
 from jupyter_cr.engine.predecessor import Predecessor
-from jupyter_cr.engine.preflight import require_paths
+from jupyter_cr.engine.preflight import require_machine
 from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
 from jupyter_cr.engine.streams import SnapshotReader
@@ -84,9 +84,7 @@ def restore_tree(
     began = time.perf_counter()
     report = progress or _silent
     snapshot = Snapshot.read(reader)
-    snapshot.machine.require()
-    snapshot.needed.require()
-    require_paths(snapshot.living, snapshot.files)
+    require_machine(reader)
     _raise_file_limit()
     with ExitStack() as stack:
         check = None if lazy else stack.enter_context(PagesCheck(reader))

@@ -53,7 +53,7 @@ def break_ground(
         RestoreError: this user may not have namespaces here.
         PidTaken: cannot happen in a new namespace, unless the snapshot is odd.
     """
-    twin = _find_twin(snapshot) if mode == "fork" else None
+    twin = _find_twin(snapshot)
     threads = max(len(record.threads) for record in snapshot.living)
     occupied = [
         bounds
@@ -62,11 +62,12 @@ def break_ground(
     ]
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
-    container = make_container(address, threads, [SEED_NAME, identity, name, mode], warn)
+    argv = [SEED_NAME, identity, name, mode]
+    container = make_container(address, threads, argv, warn)
     try:
         given: dict[int, Seed] = {}
         if twin is not None:
-            given = start_warm(twin, container, snapshot.processes, handover)
+            given = start_warm(twin, container, snapshot.processes, handover, argv)
         family = grow_family(container.init, snapshot.processes, given, terminals)
         warm = frozenset({record.pid for record in snapshot.living} & set(given))
         return Site(container, family.seeds, warm)
@@ -76,7 +77,7 @@ def break_ground(
 
 
 def _find_twin(snapshot: Snapshot) -> ParkedTwin | None:
-    """The root's twin, if a fork can begin with it."""
+    """The root's twin, if the new tree can begin with it."""
     for twin in read_twins(snapshot.reader.directory):
         if twin.of == snapshot.identity.root and can_start_warm(snapshot.living, twin):
             return twin

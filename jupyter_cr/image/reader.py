@@ -108,6 +108,11 @@ class ImageReader:
         return self._complete
 
     @property
+    def manifest(self) -> bytes | memoryview:
+        """The bytes of the manifest."""
+        return self._file.data
+
+    @property
     def header(self) -> Header:
         """What the snapshot is."""
         return self._header

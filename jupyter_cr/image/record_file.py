@@ -69,6 +69,7 @@ class RecordFile:
 
     def __init__(self, data: bytes | memoryview, path: Path) -> None:
         self.path = path
+        self.data = data
         self._frames = tuple(iter_frames(memoryview(data), path))
         for frame in self._frames:
             if frame.type not in RECORDS:

@@ -120,11 +120,16 @@ class ImageWriter:
         self._records.add(self._map.record())
         manifest = self._records.whole()
         self._manifest_bytes = len(manifest)
+        self.seal(manifest)
         write_whole(self.directory / MANIFEST, manifest, durable=durable)
         self._committed = True
         with suppress(OSError):
             (self.directory / LIVE).unlink()
         self._open.close()
+
+    def seal(self, manifest: bytes) -> None:
+        """Called just before the manifest appears: for those who have something to say
+        of it."""
 
     def discard(self) -> None:
         """Remove it, complete or not. May be called again."""

@@ -11,7 +11,14 @@ from jupyter_cr import operations
 from jupyter_cr.image import RunningRequest
 from jupyter_cr.store import Snapshot, State
 
-__all__ = ["CheckpointAnswer", "ForkAnswer", "Page", "Query", "RestoreAnswer"]
+__all__ = [
+    "CheckpointAnswer",
+    "ForkAnswer",
+    "Page",
+    "Query",
+    "RestoreAnswer",
+    "TwinsAnswer",
+]
 
 
 class CheckpointAnswer(operations.CheckpointResult, frozen=True, kw_only=True):
@@ -101,3 +108,12 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Of those that match."""
     positions: dict[str, str] = {}
     """Id of each kernel that they were taken of -> the snapshot that it last was at."""
+
+
+class TwinsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept in memory for quick forks."""
+
+    snapshots: tuple[str, ...]
+    """Names of those that are, newest first."""
+    bytes: int
+    """Of memory that would be free without."""

@@ -9,22 +9,24 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.gateway.gateway_client import GatewayClient
-from traitlets import Bool, Int, TraitError, Unicode, default, validate
+from traitlets import Bool, Int, Unicode, default
 from traitlets.config import Config
 
-from jupyter_cr.errors import StorageError, UsageError
+from jupyter_cr.errors import StorageError
 from jupyter_cr.kernels.provisioner import SnapshotProvisioner
 from jupyter_cr.server.adoption import adopt_kernels
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.events import Emitter
 from jupyter_cr.server.handlers import HANDLERS
 from jupyter_cr.server.hibernation import Hibernation
+from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.kernel_socket import KernelSocket
 from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
 from jupyter_cr.server.websocket import SettlingWebsocketConnection
-from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
+from jupyter_cr.store import TwinLimits
+from jupyter_cr.store.retention import RETENTION_VARIABLE
 
 __all__ = ["SnapshotExtension"]
 
@@ -81,21 +83,32 @@ class SnapshotExtension(ExtensionApp):
         Empty: all are kept. Default: the environment's JUPYTER_CR_RETENTION.""",
     )
 
+    twins_mib = Int(
+        0,
+        min=0,
+        config=True,
+        help="""How many MiB of memory the twins of warm snapshots may take, beyond what
+        their kernels have anyway: if more, those of the oldest end, and these snapshots are
+        on disk only. 0: no limit.""",
+    )
+    twins_count = Int(
+        0, min=0, config=True, help="How many snapshots may be warm. 0: no limit."
+    )
+    twins_minutes = Int(
+        0, min=0, config=True, help="How long a snapshot stays warm. 0: for ever."
+    )
+    twins_survive = Bool(
+        False,
+        config=True,
+        help="Whether snapshots that this server took warm stay that when it stops.",
+    )
+
     @default("retention")
     def _default_retention(self) -> str:
         return os.environ.get(RETENTION_VARIABLE, "")
 
-    @validate("retention")
-    def _validate_retention(self, proposal: Any) -> str:
-        text = str(proposal["value"])
-        try:
-            if text.strip():
-                parse_policy(text)
-        except UsageError as error:
-            raise TraitError(str(error)) from error
-        return text.strip()
-
     _hibernation: Hibernation | None = None
+    _housekeeping: Housekeeping | None = None
     _tasks: Tasks | None = None
     _socket: KernelSocket | None = None
 
@@ -123,12 +136,19 @@ class SnapshotExtension(ExtensionApp):
         self._documents = Documents(app.contents_manager, app.session_manager)
         emit = Emitter(app.event_logger, self.log)
         self._tasks = Tasks(emit, log=self.log)
+        self._housekeeping = Housekeeping(
+            emit,
+            self.log,
+            retention=self.retention,
+            limits=self._limits(),
+            survive=self.twins_survive,
+        )
         service = SnapshotService(
             self._kernels,
             self._documents,
             FrontEndRequests(self._kernels),
             emit,
-            self.retention,
+            self._housekeeping,
         )
         self._hibernation = Hibernation(
             service,
@@ -143,6 +163,13 @@ class SnapshotExtension(ExtensionApp):
         self.settings["jupyter_cr_service"] = service
         self.settings["jupyter_cr_tasks"] = self._tasks
 
+    def _limits(self) -> TwinLimits:
+        return TwinLimits(
+            bytes=self.twins_mib << 20 if self.twins_mib else None,
+            count=self.twins_count or None,
+            age=self.twins_minutes * 60.0 if self.twins_minutes else None,
+        )
+
     def initialize_handlers(self) -> None:
         """Called after `initialize_settings`."""
         self.handlers.extend(HANDLERS)
@@ -151,7 +178,9 @@ class SnapshotExtension(ExtensionApp):
         """Called when the event loop runs."""
         assert self._socket is not None
         assert self._hibernation is not None
+        assert self._housekeeping is not None
         self._hibernation.start()
+        self._housekeeping.start()
         try:
             await self._socket.start()
         except StorageError as error:
@@ -168,6 +197,8 @@ class SnapshotExtension(ExtensionApp):
             await self._hibernation.stop(save=self.hibernate_on_stop)
         if self._tasks is not None:
             await self._tasks.stop()
+        if self._housekeeping is not None:
+            await self._housekeeping.stop()
         if self._socket is not None:
             await self._socket.stop()
 

@@ -202,6 +202,14 @@ class TaskHandler(_Handler):
         self.answer_task(await self.tasks.cancel(task_id))
 
 
+class TwinsHandler(_Handler):
+    _track_activity = False
+
+    @_verb
+    async def get(self) -> None:
+        self.answer(await self.service.twins())
+
+
 class CapabilitiesHandler(_Handler):
     @_verb
     async def get(self) -> None:
@@ -236,6 +244,7 @@ HANDLERS: list[tuple[str, type[APIHandler]]] = [
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/{_OPERATION}", OperationHandler),
     ("/jupyter-cr/tasks", TasksHandler),
     (r"/jupyter-cr/tasks/(?P<task_id>\w+)", TaskHandler),
+    ("/jupyter-cr/twins", TwinsHandler),
     ("/jupyter-cr/capabilities", CapabilitiesHandler),
     (r"/jupyter-cr/openapi\.yaml", OpenApiHandler),
     (r"/jupyter-cr/.*", NothingHandler),

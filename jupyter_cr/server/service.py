@@ -18,7 +18,6 @@ from jupyter_core.utils import ensure_async
 from jupyter_cr import operations
 from jupyter_cr.errors import (
     CheckpointRestoreError,
-    ImageError,
     NoSuchProcess,
     NoSuchSnapshot,
     StorageError,
@@ -36,9 +35,11 @@ from jupyter_cr.server.answers import (
     Page,
     Query,
     RestoreAnswer,
+    TwinsAnswer,
 )
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
+from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
 
@@ -100,8 +101,7 @@ class SnapshotService:
         documents: notebooks.
         requests: what front ends wait for.
         emit: tells what has happened.
-        retention: which snapshots are kept, a policy of `jupyter_cr.store.retention`;
-            empty for all.
+        housekeeping: what goes when another snapshot has been taken.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class SnapshotService:
         documents: Documents,
         requests: Requests,
         emit: Emit,
-        retention: str = "",
+        housekeeping: Housekeeping,
     ) -> None:
         self._kernels = kernels
         self._documents = documents
         self._requests = requests
         self._emit = emit
-        self._retention = retention
+        self._housekeeping = housekeeping
         self._store = Store()
         self._locks: dict[str, asyncio.Lock] = {}
         self._positions: dict[str, str] = {}
@@ -152,7 +152,7 @@ class SnapshotService:
                 kernel_id, name, note, warm=warm, document=document, progress=progress
             )
         self._positions.pop(kernel_id, None)
-        await self._prune()
+        await self._housekeeping.after(answer.name, has_twins=warm)
         return answer
 
     async def _checkpoint(
@@ -266,7 +266,7 @@ class SnapshotService:
             await ensure_async(self._kernels.shutdown_kernel(kernel_id, now=True))
         self._positions.pop(kernel_id, None)
         self._emit("hibernated", snapshot=name, kernel_id=kernel_id, path=path)
-        await self._prune()
+        await self._housekeeping.after(name, has_twins=False)
         return answer
 
     async def hibernated(self, path: str, kernel_name: str | None) -> Header | None:
@@ -374,10 +374,7 @@ class SnapshotService:
 
     async def _conclude(self, answer: RestoreAnswer, header: Header) -> RestoreAnswer:
         """A kernel is what it was: take note, and tell."""
-        position = await self._position(answer.kernel_id)
-        if header.automatic == operations.HIBERNATED:
-            # The snapshot has served its purpose, and goes.
-            position = await self._parent(answer.snapshot)
+        position = await self._lasting(answer.snapshot, header)
         answer = msgspec.structs.replace(answer, position=position)
         self._emit(
             "restored",
@@ -594,7 +591,7 @@ class SnapshotService:
             elapsed_ms=revival.running.elapsed_ms,
             warnings=tuple(_fork_warnings(revival)),
             running=header.notebook.running,
-            position=await self._position(kernel_id),
+            position=await self._lasting(snapshot, header),
         )
         self._emit(
             "forked",
@@ -733,14 +730,16 @@ class SnapshotService:
         for name in names:
             self._emit("deleted", snapshot=name)
 
-    async def _prune(self) -> None:
-        """Remove what is not to be kept. Done after what was asked for, which has been done
-        whether or not this can be."""
-        if self._retention:
-            with suppress(ImageError, StorageError):
-                pruned = await asyncio.to_thread(self._store.prune, self._retention)
-                for snapshot in pruned.removed:
-                    self._emit("deleted", snapshot=snapshot.name)
+    async def twins(self) -> TwinsAnswer:
+        """What is kept in memory, and what that costs.
+
+        Raises:
+            StorageError: the store is not readable.
+        """
+        page = await self.snapshots(Query(state="warm", limit=0))
+        cost = await asyncio.to_thread(self._store.twins_cost)
+        names = tuple(snapshot.name for snapshot in page.snapshots)
+        return TwinsAnswer(snapshots=names, bytes=cost)
 
     async def document(self, name: str) -> bytes:
         """The notebook that was saved with a snapshot, as JSON.
@@ -783,10 +782,10 @@ class SnapshotService:
             )
         return provisioner
 
-    async def _position(self, kernel_id: str) -> str:
-        return await asyncio.to_thread(self._store.position, kernel_id)
-
-    async def _parent(self, name: str) -> str:
+    async def _lasting(self, name: str, header: Header) -> str:
+        """The snapshot, or the one before it where it has served its purpose and goes."""
+        if header.automatic not in (operations.HIBERNATED, FOR_A_FORK):
+            return name
         with suppress(NoSuchSnapshot):
             return (await asyncio.to_thread(self._store.summary, name)).parent
         return ""

@@ -111,7 +111,8 @@ class Catalogue:
     def _write(self, work: Callable[[Session], T], patient: bool) -> T:
         if self._is_missing():
             self._make()
-        with lock_file(self._root / _LOCK, alone=False), _storage_errors(self._path):
+        lock = lock_file(self._root / _LOCK, alone=False, wait=patient)
+        with lock, _storage_errors(self._path):
             connection = self._connect()
             if patient:
                 return _run(connection, "BEGIN IMMEDIATE", work, self._path)

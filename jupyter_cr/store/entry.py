@@ -16,9 +16,10 @@ from jupyter_cr.image import Document, Header, ImageReader, Outcome
 from jupyter_cr.image.pack import SUFFIXES, pack_files
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.reader import MANIFEST
-from jupyter_cr.store.layout import PACKS, packs_beside
+from jupyter_cr.store.layout import PACKS, packs_beside, root_of
 from jupyter_cr.store.meta import Meta, read_meta
 from jupyter_cr.store.names import check_name
+from jupyter_cr.store.trust import is_signed
 
 __all__ = [
     "MISSING",
@@ -65,6 +66,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     parent: str = ""
     """Its id."""
     tags: tuple[str, ...] = ()
+    trusted: bool = True
+    signer: str = ""
     note: str = ""
     kernel_id: str = ""
     kernel_name: str = ""
@@ -87,6 +90,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             note=self.note,
             tags=self.tags,
             parent=self.parent,
+            signer=self.signer,
             named=self.named,
             removed=self.state == "removed",
         )
@@ -146,6 +150,7 @@ def examine(directory: Path) -> Examined:
         named=meta.named,
         parent=meta.parent if is_id(meta.parent) else "",
         tags=meta.tags,
+        signer=meta.signer,
         note=meta.note or "",
         fingerprint=fingerprint(directory),
     )
@@ -154,6 +159,7 @@ def examine(directory: Path) -> Examined:
         with ImageReader(directory, packs_beside(directory)) as reader:
             header, outcome, usage = reader.header, reader.outcome, reader.usage
             facts = facts_of(header, outcome, has_document=reader.has(Document))
+            facts["trusted"] = is_signed(root_of(directory), directory, reader.manifest)
             reader.check_packs()
     except ImageError as error:
         state: Stored = "future" if isinstance(error, FutureImage) else "corrupt"

@@ -22,9 +22,18 @@ from jupyter_cr.store.packs import add_packs, collect_packs, idle_packs
 from jupyter_cr.store.scan import adopt, iter_directories
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Freed
+from jupyter_cr.store.staging import stale_stagings
 from jupyter_cr.store.twins import end_twins
 
-__all__ = ["are_unattended", "clean", "collect", "delete", "delete_removed", "forget"]
+__all__ = [
+    "are_unattended",
+    "clean",
+    "collect",
+    "delete",
+    "delete_removed",
+    "forget",
+    "is_attended",
+]
 
 
 def delete(directory: Path) -> int | None:
@@ -129,8 +138,14 @@ def _mark_removed(catalogue: Catalogue, directory: Path) -> None:
 
 
 def are_unattended(root: Path, entries: Iterable[Entry]) -> bool:
-    """Whether the writer of one of these is dead."""
-    return any(not is_held(root / SNAPSHOTS / entry.id) for entry in entries)
+    """Whether one of these has no writer any more."""
+    return not all(is_attended(root / SNAPSHOTS / entry.id, entry) for entry in entries)
+
+
+def is_attended(directory: Path, entry: Entry) -> bool:
+    """Whether somebody writes a snapshot; one that is ``live`` is as good as that as long
+    as somebody reads it."""
+    return is_held(directory, by_reader=entry.state == "live")
 
 
 def clean(catalogue: Catalogue, root: Path) -> Freed:
@@ -141,11 +156,20 @@ def clean(catalogue: Catalogue, root: Path) -> Freed:
         StorageError: the store is not writable.
     """
     left = catalogue.read(lambda session: session.in_state(*UNFINISHED, "removed"))
-    removed = []
+    removed: list[Entry] = []
+    held: list[str] = []
     for entry in left:
-        if entry.state == "removed" or _settle(catalogue, root, entry):
+        directory = root / SNAPSHOTS / entry.id
+        # Looked at first, since seizing a lease takes patience: others look at it, too.
+        if entry.state == "removed":
+            if is_held(directory, by_reader=True):
+                held.append(entry.id)
+            else:
+                removed.append(entry)
+        elif not is_attended(directory, entry) and _settle(catalogue, root, entry):
             removed.append(entry)
-    total, held = delete_removed(catalogue, root, removed)
+    total, still_held = delete_removed(catalogue, root, removed)
+    held += still_held
     names = tuple(entry.name or entry.id for entry in removed if entry.id not in held)
     return Freed(bytes=total, names=names, held=tuple(held))
 
@@ -225,6 +249,9 @@ def collect(catalogue: Catalogue, root: Path) -> Freed:
     catalogue.write(compare)
     total = freed.bytes
     names = list(freed.names)
+    for place in stale_stagings(root):
+        total += disk_usage(*place.rglob("*"))
+        shutil.rmtree(place, ignore_errors=True)
     for directory in strays:
         size = delete(directory)
         if size is not None:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from jupyter_cr.engine.streams import storage_errors
-from jupyter_cr.errors import StorageError
+from jupyter_cr.errors import StorageError, StoreBusy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -103,6 +103,11 @@ class Lease:
     def _locked(cls, fd: int, path: Path, how: int) -> Lease:
         try:
             fcntl.flock(fd, how)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise StoreBusy(
+                f"{path} is locked.", "Wait a moment, and try again."
+            ) from error
         except OSError as error:
             os.close(fd)
             raise _no_locks(path, error) from error
@@ -167,16 +172,21 @@ def is_held(directory: Path, *, by_reader: bool = False) -> bool:
     return False
 
 
-def lock_file(path: Path, *, alone: bool) -> Lease:
-    """Hold a lock on a file, which is made where there is none; waits for it.
+def lock_file(path: Path, *, alone: bool, wait: bool = True) -> Lease:
+    """Hold a lock on a file, which is made where there is none.
+
+    Args:
+        wait: for those who hold it in another way.
 
     Raises:
+        StoreBusy: somebody does, and it is not to be waited for.
         StorageError: it cannot be written, or the file system has no locks.
     """
     with storage_errors(path):
         flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
-    return Lease._locked(fd, path, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    return Lease._locked(fd, path, how if wait else how | fcntl.LOCK_NB)
 
 
 def _no_locks(path: Path, error: OSError) -> StorageError:

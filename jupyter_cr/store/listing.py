@@ -18,15 +18,15 @@ from jupyter_cr.store.entry import (
     fingerprint,
     own_usage,
 )
+from jupyter_cr.store.garbage import is_attended
 from jupyter_cr.store.layout import SNAPSHOTS
-from jupyter_cr.store.lease import is_held
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Snapshot, State
 from jupyter_cr.store.twins import are_twins_alive
 
 __all__ = ["parents_of", "show"]
 
-_FOUND_OUT = ("state", "problem", "own", "fingerprint")
+_FOUND_OUT = ("state", "problem", "own", "trusted", "fingerprint")
 """Fields of an `Entry` that say how its image is."""
 
 
@@ -52,7 +52,7 @@ def show(
     for entry in entries:
         directory = snapshots / entry.id
         if entry.state in UNFINISHED:
-            if not is_held(directory):
+            if not is_attended(directory, entry):
                 # Whoever wrote it is dead, and nobody has cleared it yet.
                 continue
             entry = replace(entry, own=own_usage(directory))
@@ -102,6 +102,8 @@ def _snapshot(entry: Entry, parent: str, directory: Path) -> Snapshot:
         named=entry.named,
         parent=parent,
         tags=entry.tags,
+        trusted=entry.trusted,
+        signer=entry.signer,
         note=entry.note,
         kernel_id=entry.kernel_id,
         kernel_name=entry.kernel_name,

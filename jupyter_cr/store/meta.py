@@ -25,6 +25,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tags: tuple[str, ...] = ()
     parent: str = ""
     """Id of the snapshot that the kernel was at before."""
+    signer: str = ""
+    """Public key (hexadecimal) of whoever has exported it, if it came from elsewhere."""
     named: bool = True
     removed: bool = False
     """Only its readers keep it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,41 +20,10 @@ __all__ = [
     "add_packs",
     "collect_packs",
     "idle_packs",
-    "read_seed",
 ]
 
-_SEED = "seed"
 _MOST = 3
 """Packs that are looked into for one segment of pages."""
-
-
-def read_seed(root: Path) -> int:
-    """The store's seed for hashes of pages; made when there is none. Nobody but its owner
-    knows it, so that nobody can make pages that are taken for others.
-
-    Raises:
-        StorageError: it cannot be read, or written.
-    """
-    path = root / _SEED
-    with storage_errors(path):
-        if not path.exists():
-            partial = root / f".{_SEED}-{os.getpid()}-{secrets.token_hex(4)}"
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            with open(os.open(partial, flags, 0o600), "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(8))
-            with suppress(FileExistsError):
-                # Unlike rename(2), it does not replace another process's.
-                os.link(partial, path)
-            partial.unlink()
-        text = path.read_text(encoding="ascii", errors="replace")
-    try:
-        return int(text, 16) & (1 << 64) - 1
-    except ValueError as error:
-        raise StorageError(
-            f"The store's seed {path} is damaged.",
-            "Remove the file: a new one is made, and pages that are stored already are "
-            "stored once more.",
-        ) from error
 
 
 class FoundPacks:

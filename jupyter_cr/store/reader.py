@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jupyter_cr.image import ImageReader
-from jupyter_cr.store.layout import packs_beside
+from jupyter_cr.store.layout import packs_beside, root_of
 from jupyter_cr.store.lease import Lease
+from jupyter_cr.store.trust import is_signed
 
 __all__ = ["StoredReader"]
 
@@ -36,6 +37,13 @@ class StoredReader(ImageReader):
         except BaseException:
             lease.release()
             raise
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it was taken here, or its owner has said that it may be restored. One
+        that is still being saved was taken here."""
+        root = root_of(self.directory)
+        return not self.is_complete or is_signed(root, self.directory, self.manifest)
 
     def close(self) -> None:
         """Close it, and let whoever wants to delete it; safe to call twice."""

@@ -20,7 +20,8 @@ VERSION = 1
 
 _COLUMNS = Entry.__struct_fields__
 _TYPES = {"saved": "REAL", "downtime_ms": "REAL"} | dict.fromkeys(
-    ("logical", "own", "shared", "named", "has_document", "pid", "processes"), "INTEGER"
+    ("logical", "own", "shared", "named", "trusted", "has_document", "pid", "processes"),
+    "INTEGER",
 )
 SCHEMA = f"""
 CREATE TABLE snapshots (
@@ -185,7 +186,8 @@ def _value(value: object) -> object:
 
 def _entry(row: Sequence[Any]) -> Entry:
     fields = dict(zip(_COLUMNS, row, strict=True))
-    fields["named"], fields["has_document"] = bool(row[_NAMED]), bool(row[_HAS_DOCUMENT])
+    for field, at in _TRUTHS.items():
+        fields[field] = bool(row[at])
     try:
         fields["tags"] = msgspec.json.decode(row[_TAGS]) if row[_TAGS] != "[]" else ()
         return msgspec.convert(fields, Entry)
@@ -193,8 +195,7 @@ def _entry(row: Sequence[Any]) -> Entry:
         raise DamagedError(str(error)) from error
 
 
-_NAMED = _COLUMNS.index("named")
-_HAS_DOCUMENT = _COLUMNS.index("has_document")
+_TRUTHS = {field: _COLUMNS.index(field) for field in ("named", "trusted", "has_document")}
 _TAGS = _COLUMNS.index("tags")
 
 

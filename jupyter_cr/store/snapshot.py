@@ -33,14 +33,18 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     logical: int = 0
     """Bytes of memory that it holds."""
     own: int = 0
-    """Bytes on disk that only this one needs: what its removal gives back."""
+    """Bytes on disk of its image, and of the pages that it was the first to have."""
     shared: int = 0
-    """Bytes on disk that others need, too."""
+    """Bytes on disk, about, of pages that were there before it."""
     named: bool = True
     """Whether somebody asked for its name, or it was made up."""
     parent: str = ""
     """Name of the snapshot that the kernel was at before; empty if of none."""
     tags: tuple[str, ...] = ()
+    trusted: bool = True
+    """Whether it was taken here, or its owner has said that it may be restored."""
+    signer: str = ""
+    """Public key (hexadecimal) of whoever has exported it, if it came from elsewhere."""
     note: str = ""
     kernel_id: str = ""
     kernel_name: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,13 +22,14 @@ from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
 from jupyter_cr.store.meta import write_meta
 from jupyter_cr.store.names import check_name, check_tag, suggest_name
-from jupyter_cr.store.packs import read_seed
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.reserve import keep_room, with_room
 from jupyter_cr.store.retention import Policy, parse_policy
 from jupyter_cr.store.root import prepare_root, store_root
+from jupyter_cr.store.secret import page_seed, read_secret
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import HIBERNATED, Freed, Pruned, Snapshot, State
+from jupyter_cr.store.trust import sign
 from jupyter_cr.store.twins import (
     TwinLimits,
     Warm,
@@ -89,6 +90,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of all snapshots, sound or not, in no order."""
+        self._clean_unattended()
         return self._catalogue.read(Session.names)
 
     def list(
@@ -183,6 +185,7 @@ class Store:
             NameTaken: there is one.
         """
         check_name(name)
+        self._clean_unattended()
         if self._catalogue.read(lambda session: session.find(name)) is not None:
             raise NameTaken(
                 f"There is a snapshot named {name} already.",
@@ -198,6 +201,9 @@ class Store:
         parent: str | None = None,
         named: bool = True,
         base: StoredReader | None = None,
+        trusted: bool = True,
+        signer: str = "",
+        tags: Sequence[str] = (),
     ) -> StoredWriter:
         """Begin a snapshot; its name is taken from now on. What earlier runs that were
         killed left behind is cleared.
@@ -206,6 +212,9 @@ class Store:
             parent: the snapshot that its kernel is at, if at one.
             named: whether somebody asked for the name, or it was made up.
             base: a snapshot with which it has much in common; stays the caller's.
+            trusted: whether it is taken here, or its owner wants it to be restored.
+            signer: public key of whoever has exported it, if it comes from elsewhere.
+            tags: that it is to have.
 
         Raises:
             UsageError: not a name.
@@ -219,7 +228,7 @@ class Store:
             with storage_errors(self.root / part):
                 (self.root / part).mkdir(mode=0o700, exist_ok=True)
         keep_room(self.root)
-        seed = read_seed(self.root)
+        seed = page_seed(read_secret(self.root))
         directory = self._directory(new_id())
         made: list[Lease] = []
 
@@ -233,6 +242,8 @@ class Store:
                 created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
                 named=named,
                 parent=above.id if above else "",
+                signer=signer,
+                tags=tuple(sorted(tags)),
             )
             session.insert(entry)
             made.append(_make_directory(directory, entry))
@@ -241,7 +252,13 @@ class Store:
         try:
             entry = self._catalogue.write(begin)
             return StoredWriter(
-                self._catalogue, entry, directory, made[-1], seed=seed, base=base
+                self._catalogue,
+                entry,
+                directory,
+                made[-1],
+                seed=seed,
+                base=base,
+                trusted=trusted,
             )
         except BaseException:
             for lease in made:
@@ -270,9 +287,6 @@ class Store:
         if entry.state == "saving":
             raise _still_saved(entry)
         directory = self._directory(entry.id)
-        if entry.state == "live":
-            # Its writer has the lease, and until that is done nobody may remove it.
-            return StoredReader(directory, name, Lease.none(), lambda: None)
         lease = Lease.read(directory)
         # Between the two, it may have been removed.
         now = self._catalogue.read(lambda session: session.get(entry.id))
@@ -360,6 +374,19 @@ class Store:
                 kernel_id, self._required(session, name).id
             )
         )
+
+    def trust(self, name: str) -> None:
+        """Say that a snapshot from elsewhere may be restored, and its code run.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+            StoreBusy: it is still being saved.
+            CorruptImage, FutureImage: it cannot be restored anyway.
+        """
+        with self.open(name) as reader:
+            sign(self.root, reader.directory, reader.manifest)
+            id_ = reader.directory.name
+        self._catalogue.write(lambda session: session.update(id_, trusted=True))
 
     def note_check(self, name: str, problem: str) -> None:
         """Have the catalogue say what reading all of a snapshot has shown.
@@ -491,14 +518,22 @@ class Store:
         `jupyter_cr.store.twins.measure_twins`."""
         return measure_twins(self._warm())
 
-    def evict_twins(self, limits: TwinLimits) -> tuple[str, ...]:
+    def evict_twins(
+        self, limits: TwinLimits, only: Container[str] | None = None
+    ) -> tuple[str, ...]:
         """End twins until those that are left are within limits: the oldest first, and none
         that a fork is being made of. Their snapshots are on disk.
+
+        Args:
+            only: ids of snapshots; the twins of others are not looked at.
 
         Returns:
             Names of the snapshots whose twins have ended.
         """
-        return tuple(evict_twins(self._warm(), limits))
+        warm = self._warm()
+        if only is not None:
+            warm = [each for each in warm if each.directory.name in only]
+        return tuple(evict_twins(warm, limits))
 
     def _warm(self) -> Sequence[Warm]:
         """Oldest first."""

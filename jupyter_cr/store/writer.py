@@ -15,11 +15,12 @@ from jupyter_cr.image import Document, Header, ImageWriter, Outcome
 from jupyter_cr.image.record_file import sync_directory
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import Entry, facts_of, fingerprint, own_usage
-from jupyter_cr.store.layout import packs_beside
+from jupyter_cr.store.layout import packs_beside, root_of
 from jupyter_cr.store.lease import Lease
 from jupyter_cr.store.packs import FoundPacks
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.session import Session
+from jupyter_cr.store.trust import sign
 from jupyter_cr.store.twins import end_twins
 
 __all__ = ["StoredWriter"]
@@ -34,9 +35,11 @@ class StoredWriter(ImageWriter):
     Args:
         catalogue: has `entry` already.
         directory: the snapshot's, empty but for what the store has in it.
-        lease: of the directory, held alone; given up at the end.
+        lease: of the directory, held alone, and with readers once it is published; given
+            up at the end.
         seed: the store's, for hashes of pages.
         base: a snapshot with which it has much in common.
+        trusted: whether it is taken here, or its owner wants it to be restored.
 
     Raises:
         StorageError: it cannot be written to.
@@ -51,6 +54,7 @@ class StoredWriter(ImageWriter):
         *,
         seed: int,
         base: StoredReader | None = None,
+        trusted: bool = True,
     ) -> None:
         self._catalogue = catalogue
         self._entry = entry
@@ -60,6 +64,7 @@ class StoredWriter(ImageWriter):
         self._has_document = False
         self._shown_at = 0.0
         self._is_told = False
+        self._trusted = trusted
         packs = packs_beside(directory)
         known = FoundPacks(catalogue, entry.id)
         super().__init__(directory, packs, seed=seed, base=base, known=known)
@@ -121,6 +126,8 @@ class StoredWriter(ImageWriter):
             session.update(self.id, state="live", **self._facts())
 
         self._catalogue.write(publish)
+        # From now on others may read it.
+        self._lease.share()
 
     def commit(self, durable: bool = True) -> None:
         """Have it be there, whole, also for those who make the catalogue anew; and its
@@ -138,6 +145,10 @@ class StoredWriter(ImageWriter):
         self._catalogue.write(self._conclude)
         self._is_told = True
         self._lease.share()
+
+    def seal(self, manifest: bytes) -> None:
+        if self._trusted:
+            sign(root_of(self.directory), self.directory, manifest)
 
     @property
     def committed(self) -> bool:
@@ -162,6 +173,7 @@ class StoredWriter(ImageWriter):
             saved=1.0,
             own=own_usage(self.directory),
             shared=shared,
+            trusted=self._trusted,
             fingerprint=fingerprint(self.directory),
             **self._facts(),
         )

@@ -21,7 +21,7 @@ export interface ISnapshot {
   bytes: number;
   /** Bytes of memory in it. */
   logical: number;
-  /** What its removal gives back. */
+  /** Of its image, and of the pages that it was the first to have. */
   own: number;
   shared: number;
   /** Whether somebody asked for its name, or it was made up. */
@@ -29,6 +29,10 @@ export interface ISnapshot {
   /** The snapshot that the kernel was at when it was taken; empty if none. */
   parent: string;
   tags: string[];
+  /** Whether it was taken here, or its owner has said that it may be restored. */
+  trusted: boolean;
+  /** Public key of whoever has exported it; empty if it was taken here. */
+  signer: string;
   note: string;
   /** Empty if it was no kernel. */
   kernel_id: string;

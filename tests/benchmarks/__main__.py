@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.benchmarks.catalogue import measure_catalogue
 from tests.benchmarks.figures import Figures
 from tests.benchmarks.kernel import ROOT
 from tests.benchmarks.measure import (
@@ -20,6 +21,7 @@ from tests.benchmarks.measure import (
     measure_workload,
 )
 from tests.benchmarks.report import Facts, to_json, to_table
+from tests.benchmarks.stored import measure_stored
 from tests.benchmarks.workloads import WORKLOADS, Workload
 
 _REPEAT, _QUICK_REPEAT = 7, 3
@@ -39,6 +41,9 @@ def main() -> int:
         _own_directories(home)
         bench = Bench(home, repeat, Figures(), _say)
         measure_command(bench)
+        measure_catalogue(bench)
+        if not arguments.only:
+            measure_stored(bench, quick=arguments.quick)
         for workload in _chosen(arguments.only, arguments.quick):
             measure_workload(bench, workload)
             measure_criu(bench, workload)

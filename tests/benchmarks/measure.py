@@ -45,10 +45,13 @@ class Bench:
         with Store(self.home / "store") as store:
             return store.path(name)
 
-    def pack(self, name: str) -> Path:
-        """The pack that was written with it."""
-        directory = self.snapshot(name)
-        return directory.parent.parent / "packs" / f"{directory.name}.pack"
+    def raw(self, size: int) -> Path:
+        """A file of that many bytes, as the memory would be if nothing were packed."""
+        path = self.home / "raw"
+        with path.open("wb") as file:
+            for start in range(0, size, 1 << 20):
+                file.write(bytes(min(1 << 20, size - start)))
+        return path
 
     def new_connection_file(self) -> Path:
         """A path for a fork's."""
@@ -296,7 +299,9 @@ def _fork_samples(
 def _measure_cold_fork(bench: Bench, workload: Workload, kernel: Kernel) -> None:
     taken = cr("checkpoint", str(kernel.connection_file), "--name", "cold")
     samples, _ = _fork_samples(bench, workload, kernel, "cold")
-    pages = median([plain_pread_ms(bench.pack("cold")) for _ in range(3)])
+    path = bench.raw(taken["bytes"])
+    pages = median([plain_pread_ms(path) for _ in range(3)])
+    path.unlink()
     bench.figures.add(
         Figure(
             name="cold fork, command to first answer",
@@ -367,8 +372,8 @@ def _twins(directory: Path) -> list[int]:
 
 
 def _measure_restore(bench: Bench, workload: Workload, kernel: Kernel) -> None:
-    cr("checkpoint", str(kernel.connection_file), "--name", "restore")
-    path = bench.pack("restore")
+    taken = cr("checkpoint", str(kernel.connection_file), "--name", "restore")
+    path = bench.raw(taken["bytes"])
     huge = anon_huge(kernel.pid)
     gather = median(_ask(kernel, _GATHER, bench.repeat)) if workload.size else 0.0
     engine, answers, reads = [], [], []
@@ -378,6 +383,7 @@ def _measure_restore(bench: Bench, workload: Workload, kernel: Kernel) -> None:
         engine.append(took)
         answers.append(answer)
         reads.append(plain_pread_ms(path))
+    path.unlink()
     read = median(reads)
     limit = Limit("plain pread into fresh memory", read)
     bench.figures.add(

@@ -20,11 +20,13 @@ from jupyter_cr.errors import (
     NoSuchProcess,
     NoSuchSnapshot,
     StoreBusy,
+    Untrusted,
     UsageError,
 )
 from jupyter_cr.image import Header, KernelFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.store import Store
+from tests.store.harness import twins_of
 
 CONNECTION = json.dumps(
     dict.fromkeys(("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"), 9)
@@ -217,6 +219,16 @@ def test_list_the_newest(run: Run) -> None:
     listed = json.loads(run("list", "--limit", "2", "--json")[1])
     assert [snapshot["name"] for snapshot in listed] == ["b", "c"]
     assert run("list", "--limit", "0")[0] == UsageError.exit_code
+
+
+def test_what_is_in_memory_is_told(run: Run) -> None:
+    directory = take("one")
+    with subprocess.Popen(["sleep", "60"]) as twin:
+        (directory / "twins").write_bytes(twins_of(twin.pid))
+        code, out, _ = run("list")
+        assert (code, "1 snapshot is in memory; that takes " in out) == (0, True)
+        assert run("rm", "one")[0] == 0
+    assert "in memory" not in run("list")[1]
 
 
 def test_prune(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,3 +478,52 @@ def test_errors_of_the_engines_process(request_: object, code: int, error: str) 
     assert (answers[-1]["type"], answers[-1]["error"]) == ("error", error)
     assert answers[-1]["exit_code"] == code
     assert answers[-1].keys() >= {"message", "hint", "http_status"}
+
+
+def test_export_and_import(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setattr("jupyter_cr.bundles._missing", lambda reader: ("a file",))
+    take("one", note="a note")
+    bundle = tmp_path / "one.bundle"
+    assert run("export", "one", str(bundle)) == (0, f"Snapshot one is in {bundle}\n", "")
+    assert bundle.stat().st_mode & 0o777 == 0o600
+    code, _, err = run("export", "one", str(bundle))
+    assert (code, err.splitlines()[0]) == (UsageError.exit_code, f"{bundle} exists.")
+    code, out, _ = run("import", str(bundle), "--name", "two", "--json")
+    assert code == 0
+    imported = json.loads(out)
+    assert (imported["name"], imported["trusted"]) == ("two", True)
+    assert imported["missing"] == ["a file"]
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "another's"))
+    code, out, _ = run("import", str(bundle))
+    assert code == 0
+    assert "Snapshot one-2 is here, signed by " in out
+    assert "jupyter cr trust one-2" in out
+    assert "A restore needs what is not here:\n  a file" in out
+    assert "not trusted" in run("list")[1]
+    code, _, err = run("fork", "one-2")
+    assert code == Untrusted.exit_code
+    assert "jupyter cr trust one-2" in err
+    assert run("trust", "one", "--signer", "me")[0] == UsageError.exit_code
+    trusted = json.loads(run("trust", "one-2", "--signer", "Prof. Ada", "--json")[1])
+    assert trusted["trusted"]
+    listed = json.loads(run("signers", "--json")[1])
+    assert list(listed["trusted"].values()) == ["Prof. Ada"]
+    assert listed["own"] not in listed["trusted"]
+    assert "Prof. Ada" in run("signers")[1]
+    assert json.loads(run("import", str(bundle), "--json")[1])["trusted"]
+    assert run("signers", "--remove", "Prof. Ada")[0] == 0
+    assert run("signers", "--remove", "Prof. Ada")[0] == UsageError.exit_code
+    assert not json.loads(run("import", str(bundle), "--json")[1])["trusted"]
+
+
+def test_import_of_what_is_no_bundle(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("import", str(tmp_path / "none"))
+    assert code == UsageError.exit_code
+    assert "none cannot be read: No such file" in err
+    (tmp_path / "text").write_text("not a bundle")
+    code, _, err = run("import", str(tmp_path / "text"))
+    assert code == CorruptImage.exit_code
+    assert "text is no bundle, or is damaged" in err

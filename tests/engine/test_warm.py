@@ -160,3 +160,44 @@ def _is_parked(twin: ParkedTwin) -> bool:
     if words[0] != "34":
         return False
     return twin.address <= int(words[-1], 16) < twin.address + 4096
+
+
+def test_a_restore_shares_memory_and_can_be_repeated(
+    cr: CommandLine, original: Kernel, warm: str
+) -> None:
+    before = original.value("hash(bytes(data))")
+    original.do("wiped = data[:] and bytes(16); x = 0")
+    for number in range(4):
+        original.do(f"data[0:4096] = bytes(4096); y = {number}; x = 2")
+        pid = int(cr("restore", warm)["pid"])
+        assert original.value("x, 'y' in globals()") == "(1, False)"
+        assert original.value("hash(bytes(data))") == before
+        assert pss(pid) < 60 * MIB, "it has a copy"
+    fork, path = cr.fork(warm)
+    front = Frontend.of(str(path))
+    try:
+        assert front.value("x, hash(bytes(data))") == f"(1, {before})"
+    finally:
+        front.close()
+        os.kill(fork, signal.SIGKILL)
+    assert twins(cr, warm)
+
+
+def test_children_and_shared_memory_come_back(cr: CommandLine, original: Kernel) -> None:
+    """The root is cloned from its twin, all else is read."""
+    original.do(
+        "import mmap, os, subprocess\n"
+        "m = mmap.mmap(-1, 1 << 20); m[:5] = b'first'\n"
+        "child = subprocess.Popen(['cat'], stdin=-1, stdout=-1)\n"
+    )
+    name = f"{cr.prefix}-tree"
+    cr("checkpoint", str(original.pid), "--name", name, "--warm")
+    try:
+        original.do("child.kill(); child.wait(); m[:5] = b'other'; os.nice(0)")
+        cr("restore", name)
+        assert original.value("bytes(m[:5])") == "b'first'"
+        original.do("child.stdin.write(b'hello\\n'); child.stdin.flush()")
+        assert original.value("child.stdout.readline()") == r"b'hello\n'"
+        assert original.value("child.kill() or child.wait()") == "-9"
+    finally:
+        cr.user.run(*_rm(cr, name), timeout=LIMIT)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import stat
@@ -20,6 +21,7 @@ from jupyter_server.services.sessions.sessionmanager import SessionManager
 from jupyter_cr.errors import StorageError
 from jupyter_cr.kernels.records import private_dir
 from jupyter_cr.server.documents import Documents
+from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.kernel_socket import KernelSocket
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
@@ -57,8 +59,9 @@ class Server:
         self.tasks = Tasks()
         kernels = AsyncMappingKernelManager()
         sessions = SessionManager(kernel_manager=kernels)
+        housekeeping = Housekeeping(lambda *a, **k: None, logging.getLogger())
         self.service = SnapshotService(
-            kernels, Documents(None, sessions), None, lambda *a, **k: None
+            kernels, Documents(None, sessions), None, lambda *a, **k: None, housekeeping
         )
         self.socket = KernelSocket(
             self.service, self.tasks, self.kernels.get, directory=directory

@@ -41,6 +41,7 @@ ANSWERS: dict[str, type] = {
         answers.ForkAnswer,
         answers.Page,
         answers.RestoreAnswer,
+        answers.TwinsAnswer,
         store.Snapshot,
         tasks.Task,
         tasks.TaskProgress,

@@ -234,3 +234,58 @@ def test_a_kernel_that_has_just_died(server: Server) -> None:
     restored = server.do(f"kernels/{kernel_id}/restore", snapshot="one")
     assert restored["kept"] is None
     assert front_end.run("print(x)") == "1"
+
+
+def test_the_tree_of_a_kernels_snapshots(server: Server) -> None:
+    """Each has the one below which it was taken, also by the command line, and a fork's
+    begin where it was forked."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+
+    def take(name: str) -> str:
+        taken = server.do(f"kernels/{kernel_id}/checkpoint", name=name)
+        return str(taken["parent"])
+
+    assert [take(name) for name in ("a", "b", "c")] == ["", "a", "b"]
+    restored = server.do(f"kernels/{kernel_id}/restore", snapshot="a", keep=False)
+    assert restored["position"] == "a"
+    assert take("d") == "a"
+    page = server.get("jupyter-cr/snapshots")
+    assert page["positions"] == {kernel_id: "d"}
+    parents = {s["name"]: s["parent"] for s in page["snapshots"]}
+    assert parents == {"a": "", "b": "a", "c": "b", "d": "a"}
+    forked = server.do("snapshots/b/fork", document=False)
+    assert forked["position"] == "b"
+    fork = forked["kernel_id"]
+    assert server.do(f"kernels/{fork}/checkpoint", name="e")["parent"] == "b"
+    # What is kept before a restore is part of the tree.
+    kept = server.do(f"kernels/{kernel_id}/restore", snapshot="c")["kept"]
+    details = server.get(f"jupyter-cr/snapshots/{kept}")["snapshot"]
+    assert (details["parent"], details["named"], details["state"]) == (
+        "d",
+        False,
+        "durable",
+    )
+    # A fork of the kernel as it is goes on from where that is.
+    now = server.do(f"kernels/{kernel_id}/fork", document=False)
+    assert now["position"] == "c"
+    server.fetch("PATCH", "jupyter-cr/snapshots/b", {"name": "renamed", "tags": ["x", "y"]})
+    server.fetch("DELETE", "jupyter-cr/snapshots/a")
+    snapshots = server.get("jupyter-cr/snapshots")["snapshots"]
+    parents = {s["name"]: s["parent"] for s in snapshots}
+    assert parents.pop(kept) == "d"
+    assert parents == {"renamed": "", "c": "renamed", "d": "", "e": "renamed"}
+    assert [s["tags"] for s in snapshots if s["name"] == "renamed"] == [["x", "y"]]
+    assert front_end.run("print(1)") == "1"
+
+
+def test_a_kernel_that_hibernated_is_where_it_was(server: Server) -> None:
+    kernel_id = server.open_notebook("a.ipynb")
+    server.front_end(kernel_id).run("x = 1")
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    name = server.do(f"kernels/{kernel_id}/hibernate")["name"]
+    server.fetch("PATCH", f"jupyter-cr/snapshots/{name}", {"name": "asleep"})
+    restored = server.do(f"kernels/{kernel_id}/restore", snapshot="asleep")
+    assert restored["position"] == "one"
+    assert server.get("jupyter-cr/snapshots")["positions"] == {kernel_id: "one"}
+    assert server.front_end(kernel_id).run("print(x)") == "1"

@@ -215,6 +215,26 @@ def test_who_waits_too_long_is_told(store: Store, monkeypatch: pytest.MonkeyPatc
     store.rename("one", "two")
 
 
+LOCK = """
+import fcntl, sys
+file = open(sys.argv[1], "r+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_how_far_a_snapshot_is_is_not_waited_for(store: Store) -> None:
+    with store.create("one") as writer, program(LOCK, store.root / "lock") as process:
+        assert wait_for_line(process) == "locked"
+        writer.show_saved(0.5)
+        assert store.summary("one").saved == 0.0
+        process.communicate("")
+        fill(writer, header("one"))
+        writer.commit(durable=False)
+    assert store.state("one") == "durable"
+
+
 def test_a_network_file_system_has_a_rollback_journal(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

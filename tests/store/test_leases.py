@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StoreBusy
-from jupyter_cr.store import Store
+from jupyter_cr.store import Store, TwinLimits
 from tests.store.harness import (
     SIZE,
     directories,
@@ -46,7 +46,7 @@ def test_a_removed_snapshot_goes_with_its_last_reader(store: Store) -> None:
 WRITE = """
 import os, sys
 from pathlib import Path
-from jupyter_cr.store import Store
+from jupyter_cr.store import Store, TwinLimits
 from tests.store.harness import fill, header
 store = Store(Path(sys.argv[1]))
 writer = store.create("one", parent="above")
@@ -101,8 +101,12 @@ def test_what_a_killed_process_wrote_is_cleared(store: Store, state: str) -> Non
 def test_its_name_is_free_at_once(store: Store) -> None:
     with program(WRITE, store.root, "") as process:
         assert wait_for_line(process) == "ready"
+        with pytest.raises(NameTaken):
+            store.check_free("one")
         process.kill()
         process.wait()
+    store.check_free("one")
+    assert store.names() == []
     take(store, "one")
     assert directories(store) == [store.path("one")]
 
@@ -154,7 +158,7 @@ def test_a_lease_does_not_outlive_its_holder_in_a_fork(store: Store) -> None:
 READ = """
 import sys
 from pathlib import Path
-from jupyter_cr.store import Store
+from jupyter_cr.store import Store, TwinLimits
 reader = Store(Path(sys.argv[1])).open("one")
 print("ready", flush=True)
 sys.stdin.read()
@@ -225,3 +229,40 @@ def test_no_descriptor_is_left(store: Store) -> None:
     store.gc()
     assert len(os.listdir("/proc/self/fd")) == before
     assert json.loads((store.path("first") / "meta").read_bytes())["name"] == "first"
+
+
+def test_a_live_one_that_is_read_stays_when_it_is_durable(
+    store: Store, sleeper: subprocess.Popen[bytes]
+) -> None:
+    with store.create("one") as writer:
+        fill(writer, header("one"))
+        writer.attach("twins", twins_of(sleeper.pid))
+        writer.publish()
+        with Store(store.root) as other:
+            first, second = store.open("one"), other.open("one")
+            assert first.header.name == "one"
+            assert other.gc().names == ()
+            with pytest.raises(StoreBusy):
+                other.remove(["one"])
+            second.close()
+            writer.commit(durable=False)
+    assert store.evict_twins(TwinLimits(count=0)) == (), "a fork may be made of them"
+    assert store.remove(["one"]).held == ("one",)
+    assert directories(store) == [first.directory]
+    first.close()
+    assert directories(store) == []
+    assert sleeper.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_live_one_whose_writer_was_killed_goes_with_its_reader(store: Store) -> None:
+    take(store, "above")
+    with program(WRITE, store.root, "published") as process:
+        assert wait_for_line(process) == "ready"
+        reader = store.open("one")
+        process.kill()
+        process.wait()
+    assert store.gc().names == ()
+    assert store.state("one") == "live"
+    reader.close()
+    assert [snapshot.name for snapshot in store.list()] == ["above"]
+    assert len(directories(store)) == 1

@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from msgspec.structs import replace
 
 from jupyter_cr.store import Store
-from jupyter_cr.store.entry import Examined, examine, fingerprint, new_id
-from jupyter_cr.store.meta import Meta, write_meta
-from jupyter_cr.store.scan import adopt
-from jupyter_cr.store.session import Session
 from tests.store.harness import take
+from tests.store.many import take_many
 
 T = TypeVar("T")
 
@@ -31,31 +27,8 @@ def timed(what: str, work: Callable[[], T]) -> T:
 
 @pytest.fixture
 def many(store: Store) -> Store:
-    """Ten thousand of 200 kernels, all like one that was really taken."""
-    directory = take(store, "one")
-    like = examine(directory)
-    manifest = (directory / "manifest").read_bytes()
-
-    def insert(session: Session) -> None:
-        for number in range(COUNT - 1):
-            copy = directory.with_name(new_id())
-            copy.mkdir()
-            (copy / "manifest").write_bytes(manifest)
-            write_meta(copy, Meta(name=f"snapshot-{number}", parent=like.entry.id))
-            at = f"{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}"
-            entry = replace(
-                like.entry,
-                id=copy.name,
-                name=f"snapshot-{number}",
-                created=f"2026-02-01T{at}+00:00",
-                kernel_id=f"kernel-{number % 200}",
-                parent=like.entry.id,
-                fingerprint=fingerprint(copy),
-            )
-            adopt(session, Examined(entry, like.usage))
-
-    store._catalogue.write(insert)
-    store.close()
+    """Ten thousand of 200 kernels."""
+    take_many(store, COUNT)
     return store
 
 

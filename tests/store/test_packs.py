@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_cr.errors import StorageError
 from jupyter_cr.store import Store
 from tests.store.harness import fill, header, pack_of, program, take, wait_for_line
 
@@ -215,27 +214,6 @@ def test_an_interrupted_drop_is_brought_to_its_end(
     assert pack_of(store.path("three")).exists(), "what is to go is found by nobody"
     assert store.gc().bytes >= 1400 * PAGE
     assert content(store, "two") == pages[: 500 * PAGE]
-
-
-def test_a_seed_is_the_stores_own(tmp_path: Path) -> None:
-    seeds = set()
-    for name in ("a", "b"):
-        store = Store(tmp_path / name)
-        take(store, "one")
-        seeds.add((store.root / "seed").read_text())
-        assert (store.root / "seed").stat().st_mode & 0o777 == 0o600
-    assert len(seeds) == 2
-
-
-def test_a_damaged_seed_says_what_to_do(store: Store) -> None:
-    take(store, "one")
-    (store.root / "seed").write_text("?")
-    with pytest.raises(StorageError, match=r"seed .* is damaged") as caught:
-        take(store, "two")
-    assert "Remove the file" in caught.value.hint
-    (store.root / "seed").unlink()
-    take(store, "two")
-    assert sorted(store.names()) == ["one", "two"]
 
 
 def test_with_many_snapshots_nothing_is_looked_up_in_vain(store: Store) -> None:

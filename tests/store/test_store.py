@@ -49,7 +49,7 @@ def test_nothing_in_it_is_for_others(store: Store) -> None:
     store.tag("one", ["x"])
     for path in (store.root, *store.root.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
-    assert sorted(os.listdir(directory)) == ["lease", "manifest", "meta"]
+    assert sorted(os.listdir(directory)) == ["lease", "manifest", "meta", "signature"]
 
 
 def test_snapshots_are_listed_by_time(store: Store) -> None:
@@ -178,7 +178,7 @@ def test_links_are_no_snapshots(store: Store, tmp_path: Path) -> None:
     store.rebuild()
     assert store.names() == []
     store.gc()
-    assert sorted(os.listdir(outside)) == ["lease", "manifest", "meta"]
+    assert sorted(os.listdir(outside)) == ["lease", "manifest", "meta", "signature"]
 
 
 def test_a_lease_that_is_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ export function snapshot(
     named: true,
     parent: '',
     tags: [],
+    trusted: true,
+    signer: '',
     note: '',
     kernel_id: 'kernel',
     kernel_name: 'python3',
