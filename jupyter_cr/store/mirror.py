@@ -4,7 +4,7 @@
 
     CACHE/snapshots/ID/...     manifests and metas, as they are there
     CACHE/packs/ID.index       likewise; ID.samples: the hashes by which the pack is found
-    CACHE/work/TOKEN/          a transfer that is under way: a store of one snapshot
+    CACHE/.staging-TOKEN/      a transfer that is under way: a store of one snapshot
 
 All of it can be deleted at any time, and is fetched again.
 """
@@ -12,7 +12,6 @@ All of it can be deleted at any time, and is fetched again.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import time
 from collections import Counter
@@ -25,14 +24,13 @@ from jupyter_cr.errors import CheckpointRestoreError, ImageError
 from jupyter_cr.image.pack import HASH_BYTES, pack_files, read_samples
 from jupyter_cr.image.record_file import write_whole
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
-from jupyter_cr.store.lease import Lease
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.root import prepare_root
+from jupyter_cr.store.staging import Staging, staging, stale_stagings
 from jupyter_cr.store.survey import Survey, pack_names
 
 __all__ = ["Mirror", "MirroredPacks"]
 
-_WORK = "work"
 _AT_ONCE = 64 << 20
 """Bytes that are fetched together: they are in memory meanwhile."""
 
@@ -84,13 +82,10 @@ class Mirror:
                 write_whole(path, content, durable=False)
 
     def _make(self, directory: Path) -> None:
-        """Parents would not get that mode from mkdir(2)."""
+        # Parents would not get that mode by mkdir() of the last one.
         with storage_errors(directory):
-            if directory.parent != self.directory:
-                directory.parent.mkdir(mode=0o700, exist_ok=True)
-                if directory.parent.parent != self.directory:
-                    directory.parent.parent.mkdir(mode=0o700, exist_ok=True)
-            directory.mkdir(mode=0o700, exist_ok=True)
+            for path in (directory.parent, directory):
+                path.mkdir(mode=0o700, exist_ok=True)
 
     def forget(self, survey: Survey) -> None:
         """Delete copies of what is not there any more, but for those that another process
@@ -120,41 +115,28 @@ class Mirror:
         return found
 
     @contextmanager
-    def work(self) -> Iterator[Path]:
-        """A store of its own for one transfer, deleted at the end; what killed processes
-        have left goes, too.
+    def work(self, id_: str) -> Iterator[Staging]:
+        """Room for one image on its way, as `jupyter_cr.store.staging.staging` makes it;
+        what killed processes have left goes.
 
         Raises:
             StorageError: not writable.
         """
-        self._clear()
-        place = self.directory / _WORK / secrets.token_hex(8)
-        prepare_root(self.directory)
-        for path in (place / SNAPSHOTS, place / PACKS):
-            self._make(path)
-        try:
-            with Lease.new(place):
-                yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+        for place in stale_stagings(self.directory):
+            with suppress(OSError):
+                if _age(place) > _YOUNG_S:
+                    shutil.rmtree(place, ignore_errors=True)
+        with staging(self.directory, id_) as staged:
+            yield staged
 
-    def _clear(self) -> None:
-        with suppress(OSError):
-            for place in (self.directory / _WORK).iterdir():
-                if _age(place) < _YOUNG_S:
-                    continue
-                if (lease := Lease.seize(place)) is not None:
-                    with lease:
-                        shutil.rmtree(place, ignore_errors=True)
-
-    def lend_pack(self, place: Path, pack: str, size: int) -> None:
-        """Put a pack into the store of a transfer: its index, and a file without any of its
+    def lend_pack(self, packs: Path, pack: str, size: int) -> None:
+        """Put a pack among those of a transfer: its index, and a file without any of its
         data, but as long.
 
         Raises:
             StorageError: not writable.
         """
-        data, index = pack_files(place / PACKS, pack)
+        data, index = pack_files(packs, pack)
         source = self.path(pack_names(pack)[1])
         with storage_errors(index):
             index.unlink(missing_ok=True)
@@ -173,13 +155,13 @@ class MirroredPacks:
     Args:
         mirror: has the indexes of all of them, as far as they could be had.
         packs: with the sizes of their data, in bytes.
-        place: a transfer's, where they are to be found.
+        directory: a transfer's, where they are to be found.
     """
 
-    def __init__(self, mirror: Mirror, packs: Mapping[str, int], place: Path) -> None:
+    def __init__(self, mirror: Mirror, packs: Mapping[str, int], directory: Path) -> None:
         self._mirror = mirror
         self._packs = packs
-        self._place = place
+        self._directory = directory
         self._lent: set[str] = set()
         self._with: dict[bytes, list[str]] = {}
         for pack in packs:
@@ -196,7 +178,7 @@ class MirroredPacks:
         for pack, _ in found:
             with suppress(CheckpointRestoreError):
                 if pack not in self._lent:
-                    self._mirror.lend_pack(self._place, pack, self._packs[pack])
+                    self._mirror.lend_pack(self._directory, pack, self._packs[pack])
                     self._lent.add(pack)
                 names.append(pack)
         return names

@@ -28,7 +28,7 @@ import random
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -46,11 +46,12 @@ from jupyter_cr.store.names import check_name, suggest_name
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.remote_listing import claimed_name, describe, needed_packs
-from jupyter_cr.store.remote_reader import RemoteReader, named_by_url
+from jupyter_cr.store.remote_reader import RemoteReader
 from jupyter_cr.store.root import store_root
 from jupyter_cr.store.snapshot import Freed, Snapshot
+from jupyter_cr.store.staging import Staging
 from jupyter_cr.store.store import Store
-from jupyter_cr.store.survey import GOING, PENDING, SEED, SIGNATURE, Survey, pack_names
+from jupyter_cr.store.survey import GOING, PENDING, SEED, Survey, pack_names
 from jupyter_cr.store.transfer import (
     Progress,
     Transferred,
@@ -60,6 +61,7 @@ from jupyter_cr.store.transfer import (
     milliseconds_since,
     refuse_unfinished,
 )
+from jupyter_cr.store.trust import SIGNATURE
 
 __all__ = ["AGE_LIMIT_S", "RemoteStore"]
 
@@ -275,17 +277,15 @@ class RemoteStore:
             parent=parent,
             named=source.named or name != source.name,
         )
-        with self._mirror.work() as place:
-            directory = place / SNAPSHOTS / new_id()
-            directory.mkdir(mode=0o700)
-            known = MirroredPacks(self._mirror, sizes, place)
+        with self._mirror.work(new_id()) as staged:
+            known = MirroredPacks(self._mirror, sizes, staged.packs)
             with ImageWriter(
-                directory, place / PACKS, seed=self._seed(), known=known
+                staged.directory, staged.packs, seed=self._seed(), known=known
             ) as writer:
                 copy_image(reader, writer, advance=advance_of(progress, "pack"))
                 writer.attach(META, msgspec.json.encode(meta))
                 writer.commit(durable=False)
-                return self._send(writer, name, progress)
+                return self._send(writer, staged, name, progress)
 
     def _parent(self, local: Store, source: Snapshot, there: Sequence[Snapshot]) -> str:
         """The id there of the snapshot that its kernel was at before."""
@@ -311,19 +311,21 @@ class RemoteStore:
                 "stored once more.",
             ) from error
 
-    def _send(self, writer: ImageWriter, name: str, progress: Progress | None) -> int:
-        directory, id_ = writer.directory, writer.directory.name
+    def _send(
+        self, writer: ImageWriter, staged: Staging, name: str, progress: Progress | None
+    ) -> int:
+        id_ = staged.directory.name
         sent = 0
         try:
             if writer.pack_pages:
-                own = pack_files(directory.parent.parent / PACKS, id_)
+                own = pack_files(staged.packs, id_)
                 for path, there in zip(own, pack_names(id_), strict=True):
                     advance = advance_of(progress, "upload") if path == own[0] else None
                     self._files.upload(path, there, advance)
                     sent += path.stat().st_size
             contents = {
                 path.name: path.read_bytes()
-                for path in directory.iterdir()
+                for path in staged.directory.iterdir()
                 if not path.name.startswith(".")
             }
             self._conclude(id_, name, contents, set(writer.usage))
@@ -418,7 +420,7 @@ class RemoteStore:
             parent = ""
             if source.parent:
                 parent = find_same(self._required(there, source.parent), local.list())
-            with self._named(reader):
+            with reader.named_by_url():
                 given = copy_into(
                     local, reader, source, name=as_name, parent=parent, progress=progress
                 )
@@ -430,11 +432,6 @@ class RemoteStore:
                 bytes=reader.fetched_bytes,
                 elapsed_ms=milliseconds_since(started),
             )
-
-    @contextmanager
-    def _named(self, reader: RemoteReader) -> Iterator[None]:
-        with named_by_url(reader.directory.parent.parent, self._files):
-            yield
 
     # Removing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from jupyter_cr.image import ImageReader, codecs
 from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack
 from jupyter_cr.image.page_map import Interval
-from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.mirror import Mirror
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.survey import Survey, pack_names
@@ -86,16 +85,16 @@ class RemoteReader(ImageReader):
         self._survey = survey
         self._is_fetched = False
         with ExitStack() as stack:
-            self._place = stack.enter_context(mirror.work())
-            directory = self._place / SNAPSHOTS / id_
+            staged = stack.enter_context(mirror.work(id_))
+            self._staged = staged
+            directory = staged.directory
             with storage_errors(directory):
-                directory.mkdir(mode=0o700)
                 for path in mirror.snapshot(id_).iterdir():
                     if not path.name.startswith("."):
                         os.link(path, directory / path.name)
             try:
-                with named_by_url(self._place, files):
-                    super().__init__(directory, self._place / PACKS)
+                with self.named_by_url():
+                    super().__init__(directory, staged.packs)
             except CorruptImage:
                 # Perhaps it is only the copy: the next one fetches it again.
                 (mirror.snapshot(id_) / "manifest").unlink(missing_ok=True)
@@ -107,9 +106,13 @@ class RemoteReader(ImageReader):
         super().close()
         self._held.close()
 
+    def named_by_url(self) -> AbstractContextManager[None]:
+        """Let errors name the file that is elsewhere, not its copy."""
+        return named_by_url(self._staged.packs.parent, self._files)
+
     def verify_pages(self) -> None:
         self.fetch()
-        with named_by_url(self._place, self._files):
+        with self.named_by_url():
             super().verify_pages()
 
     def fetch(self, advance: Callable[[float], None] | None = None) -> None:
@@ -133,12 +136,12 @@ class RemoteReader(ImageReader):
                 )
         self._mirror.fetch(self._survey.indexes(usage))
         ranges: list[_Range] = []
-        with named_by_url(self._place, self._files):
+        with self.named_by_url():
             for name, intervals in usage.items():
                 data, index = pack_names(name)
                 if not self._mirror.path(index).exists():
                     raise self._files.gone(index)
-                self._mirror.lend_pack(self._place, name, self._survey.sizes[data])
+                self._mirror.lend_pack(self._staged.packs, name, self._survey.sizes[data])
                 try:
                     ranges += _ranges(self._pack(name), intervals)
                 except CorruptImage:

@@ -11,13 +11,13 @@ from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.entry import is_id
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.meta import META
+from jupyter_cr.store.trust import SIGNATURE
 
-__all__ = ["GOING", "PENDING", "SEED", "SIGNATURE", "Survey", "pack_names"]
+__all__ = ["GOING", "PENDING", "SEED", "Survey", "pack_names"]
 
 PENDING = "pending"
 """A manifest of a snapshot that is not there yet: its writer says what it will need."""
 
-SIGNATURE = "signature"
 SEED = "seed"
 GOING = ".going-"
 """Between a pack's name and a token: somebody is about to delete the pack."""
