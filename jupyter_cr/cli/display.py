@@ -259,6 +259,11 @@ def show_pushed(result: Transferred) -> None:
 def show_pulled(result: Transferred) -> None:
     """What it is called here, and how much of it had to be fetched."""
     _show_transferred(f"{result.source} of {result.url} is here", result, "fetched")
+    if not result.trusted:
+        _console().print(
+            "[yellow]Note:[/] it is restored only if you trust it: jupyter cr trust "
+            f"{escape(result.name)}"
+        )
 
 
 def _show_transferred(what: str, result: Transferred, verb: str) -> None:

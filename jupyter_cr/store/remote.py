@@ -5,6 +5,7 @@
     URL/seed                     for hashes of pages: this store's own
     URL/snapshots/ID/manifest    as in a store on disk (`jupyter_cr.store`)
     URL/snapshots/ID/meta        likewise
+    URL/snapshots/ID/signature   by whom it was pushed: `jupyter_cr.store.push_signature`
     URL/snapshots/ID/pending     a manifest that is to be: what a push will need
     URL/packs/ID.pack, ID.index  likewise
     URL/packs/ID.going-TOKEN     somebody is about to delete that pack
@@ -43,6 +44,7 @@ from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.meta import META, Meta
 from jupyter_cr.store.mirror import Mirror, MirroredPacks
 from jupyter_cr.store.names import check_name, suggest_name
+from jupyter_cr.store.push_signature import sign_push
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.remote_listing import claimed_name, describe, needed_packs
@@ -233,6 +235,7 @@ class RemoteStore:
                     url=self.url,
                     logical=reader.page_bytes,
                     bytes=sent,
+                    trusted=reader.is_trusted,
                     elapsed_ms=milliseconds_since(started),
                 )
         raise StoreBusy(
@@ -282,9 +285,15 @@ class RemoteStore:
             with ImageWriter(
                 staged.directory, staged.packs, seed=self._seed(), known=known
             ) as writer:
-                copy_image(reader, writer, advance=advance_of(progress, "pack"))
+                pages = hashlib.sha256()
+                advance = advance_of(progress, "pack")
+                copy_image(reader, writer, advance=advance, seen=pages.update)
                 writer.attach(META, msgspec.json.encode(meta))
                 writer.commit(durable=False)
+                if reader.is_trusted:
+                    manifest = (staged.directory / MANIFEST).read_bytes()
+                    signature = sign_push(manifest, pages.hexdigest())
+                    writer.attach(SIGNATURE, signature.encode())
                 return self._send(writer, staged, name, progress)
 
     def _parent(self, local: Store, source: Snapshot, there: Sequence[Snapshot]) -> str:
@@ -422,7 +431,14 @@ class RemoteStore:
                 parent = find_same(self._required(there, source.parent), local.list())
             with reader.named_by_url():
                 given = copy_into(
-                    local, reader, source, name=as_name, parent=parent, progress=progress
+                    local,
+                    reader,
+                    source,
+                    name=as_name,
+                    parent=parent,
+                    signature=reader.signature,
+                    where=self._files.where(f"{SNAPSHOTS}/{source.id}/{SIGNATURE}"),
+                    progress=progress,
                 )
             return Transferred(
                 name=given,
@@ -430,6 +446,7 @@ class RemoteStore:
                 url=self.url,
                 logical=reader.page_bytes,
                 bytes=reader.fetched_bytes,
+                trusted=local.summary(given).trusted,
                 elapsed_ms=milliseconds_since(started),
             )
 

@@ -18,10 +18,13 @@ from jupyter_cr.store.entry import facts_of, fit_name, is_id
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.meta import read_meta
 from jupyter_cr.store.mirror import Mirror
+from jupyter_cr.store.push_signature import PushSignature
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.remote_reader import named_by_url
+from jupyter_cr.store.signers import Signers
 from jupyter_cr.store.snapshot import Snapshot, State
 from jupyter_cr.store.survey import PENDING, Survey, pack_names
+from jupyter_cr.store.trust import SIGNATURE
 
 __all__ = ["claimed_name", "describe", "needed_packs"]
 
@@ -83,6 +86,7 @@ def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> S
             seconds = when if when < float("inf") else 0.0
             iso = datetime.fromtimestamp(seconds, timezone.utc).isoformat()
             facts = {"created": iso}
+    signer = _signer(mirror, id_)
     own = survey.size(f"{SNAPSHOTS}/{id_}/{file}" for file in survey.snapshots[id_])
     own += survey.size(pack_names(id_))
     shared = sum(
@@ -100,10 +104,21 @@ def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> S
         named=meta.named,
         parent=meta.parent if is_id(meta.parent) else "",
         tags=meta.tags,
+        trusted=bool(signer) and Signers().is_trusted(signer),
+        signer=signer,
         note=note or "",
         problem=problem,
         **facts,
     )
+
+
+def _signer(mirror: Mirror, id_: str) -> str:
+    """Who says that it has pushed that; its signature is checked when it is pulled."""
+    try:
+        data = (mirror.snapshot(id_) / SIGNATURE).read_bytes()
+        return PushSignature.decode(data, "").signer
+    except (OSError, ImageError):
+        return ""
 
 
 def _check_packs(

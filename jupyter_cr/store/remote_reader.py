@@ -17,8 +17,10 @@ from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.store.mirror import Mirror
+from jupyter_cr.store.push_signature import PushSignature
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.survey import Survey, pack_names
+from jupyter_cr.store.trust import SIGNATURE
 
 __all__ = ["RemoteReader", "named_by_url"]
 
@@ -105,6 +107,19 @@ class RemoteReader(ImageReader):
         """Close it, and delete what was fetched; safe to call twice."""
         super().close()
         self._held.close()
+
+    @property
+    def signature(self) -> PushSignature | None:
+        """By whom it was pushed, if that one trusted it.
+
+        Raises:
+            CorruptImage: names the file there.
+        """
+        path = self.directory / SIGNATURE
+        if not path.exists():
+            return None
+        with self.named_by_url():
+            return PushSignature.decode(path.read_bytes(), str(path))
 
     def named_by_url(self) -> AbstractContextManager[None]:
         """Let errors name the file that is elsewhere, not its copy."""

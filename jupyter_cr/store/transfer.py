@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
 from jupyter_cr.errors import ImageError, NameTaken, StorageError, StoreBusy
 from jupyter_cr.image import ImageReader
 from jupyter_cr.image.copy import copy_image
+from jupyter_cr.store.push_signature import PushSignature
+from jupyter_cr.store.signers import Signers
 from jupyter_cr.store.snapshot import Snapshot
 from jupyter_cr.store.store import Store
 from jupyter_cr.store.writer import StoredWriter
@@ -44,6 +48,8 @@ class Transferred(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of memory that it holds."""
     bytes: int
     """That were sent, or fetched."""
+    trusted: bool = True
+    """Whether it may be restored there without being trusted by name."""
     elapsed_ms: float
 
 
@@ -87,6 +93,9 @@ def copy_into(
     *,
     name: str | None = None,
     parent: str = "",
+    trusted: bool = False,
+    signature: PushSignature | None = None,
+    where: str = "",
     progress: Progress | None = None,
 ) -> str:
     """Copy a snapshot into a store, with its note and tags.
@@ -96,6 +105,9 @@ def copy_into(
         name: that it is to have; None for the one that it has, or one like it if that is
             taken.
         parent: name of its parent in that store.
+        trusted: whether it may be restored in any case.
+        signature: whose it is: it may be, too, if that one is trusted.
+        where: that signature is, for messages.
 
     Returns:
         Its name.
@@ -103,24 +115,37 @@ def copy_into(
     Raises:
         UsageError: not a name.
         NameTaken: there is one of that name.
-        CorruptImage: a page is not as it was written; nothing was added.
+        CorruptImage: a page is not as it was written, or the signature is of something
+            else; nothing was added.
         StorageError: the store is full, or not writable.
     """
     # The kernel here may be further on than the one that the snapshot is of.
     kernel_id = source.kernel_id
     position = store.position(kernel_id) if kernel_id else ""
-    with _create(store, source, name, parent) as writer:
-        copy_image(reader, writer, advance=advance_of(progress, "save"))
+    signer = signature.signer if signature else source.signer
+    create = partial(
+        store.create,
+        parent=parent,
+        trusted=trusted,
+        signer=signer,
+        tags=source.tags,
+    )
+    pages = hashlib.sha256()
+    with _create(create, source, name) as writer:
+        advance = advance_of(progress, "save")
+        copy_image(reader, writer, advance=advance, seen=pages.update)
+        if signature is not None:
+            signature.check(reader.manifest, pages.hexdigest(), where)
         writer.commit()
         given = writer.name
     # It is there; what is said of it beside the image is worth a try.
     with suppress(ImageError, StorageError):
         if source.note != reader.header.note:
             store.annotate(given, source.note)
-        if source.tags:
-            store.tag(given, source.tags)
         if position:
             store.set_position(kernel_id, position)
+    if signature is not None and Signers().is_trusted(signer):
+        store.trust(given)
     return given
 
 
@@ -147,7 +172,13 @@ def copy_between(
         if snapshot.parent:
             parent = find_same(source.summary(snapshot.parent), target.list())
         given = copy_into(
-            target, reader, snapshot, name=as_name, parent=parent, progress=progress
+            target,
+            reader,
+            snapshot,
+            name=as_name,
+            parent=parent,
+            trusted=reader.is_trusted,
+            progress=progress,
         )
         return Transferred(
             name=given,
@@ -155,18 +186,21 @@ def copy_between(
             url=str(target.root),
             logical=reader.page_bytes,
             bytes=target.summary(given).own,
+            trusted=reader.is_trusted,
             elapsed_ms=milliseconds_since(started),
         )
 
 
-def _create(store: Store, source: Snapshot, name: str | None, parent: str) -> StoredWriter:
+def _create(
+    create: Callable[..., StoredWriter], source: Snapshot, name: str | None
+) -> StoredWriter:
     if name is not None:
-        return store.create(name, parent=parent)
+        return create(name)
     number = 1
     while True:
         free = source.name if number == 1 else f"{source.name[:100]}-{number}"
         with suppress(NameTaken):
-            return store.create(free, parent=parent, named=source.named)
+            return create(free, named=source.named)
         number += 1
 
 

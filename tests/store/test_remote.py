@@ -29,6 +29,7 @@ from jupyter_cr.image.page_map import PageExtents
 from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store import RemoteStore, Store
 from jupyter_cr.store.remote_files import RemoteFiles
+from jupyter_cr.store.signers import Signers
 from jupyter_cr.store.survey import GOING, Survey
 from jupyter_cr.store.transfer import copy_between
 from tests.conftest import ORDINARY_UID, User
@@ -148,7 +149,7 @@ def test_nothing_of_other_snapshots_goes_along(store: Store, remote: RemoteStore
     remote.push(store, "ours")
     for name, content in remote._files.read(list(files(remote))).items():
         assert marker not in content, name
-    assert len(files(remote)) == 5
+    assert len(files(remote)) == 6
 
 
 def test_a_snapshot_without_pages(store: Store, other: Store, remote: RemoteStore) -> None:
@@ -250,6 +251,92 @@ def test_lists_are_as_those_of_a_store(store: Store, remote: RemoteStore) -> Non
     assert [s.name for s in remote.list()] == ["s0", "s1", "s2"]
     assert [s.name for s in remote.list(limit=2, newest_first=True)] == ["s2", "s1"]
     assert remote.suggest_name("python3") not in remote.names()
+
+
+# Trust
+
+
+def push_as(
+    monkeypatch: pytest.MonkeyPatch, who: Path, remote: RemoteStore, store: Store, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("JUPYTER_CONFIG_DIR", str(who))
+        remote.push(store, name)
+
+
+def test_what_its_owner_pushed_is_trusted(
+    store: Store, other: Store, remote: RemoteStore
+) -> None:
+    take(store, "one")
+    assert remote.push(store, "one").trusted
+    assert remote.summary("one").trusted
+    assert remote.pull("one", other).trusted
+    pulled = other.summary("one")
+    assert pulled.trusted
+    assert pulled.signer == remote.summary("one").signer == Signers().own()
+
+
+def test_what_others_pushed_is_not(
+    store: Store,
+    other: Store,
+    remote: RemoteStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take(store, "one")
+    push_as(monkeypatch, tmp_path / "somebody", remote, store, "one")
+    assert not remote.summary("one").trusted
+    assert not remote.pull("one", other).trusted
+    with other.open("one") as reader:
+        assert not reader.is_trusted
+    Signers().trust(remote.summary("one").signer, "a friend")
+    assert remote.pull("one", other, "again").trusted
+    # What is not trusted here does not become so by way of there.
+    remote.push(other, "one", "laundered")
+    assert not remote.summary("laundered").trusted
+    assert not remote.pull("laundered", store).trusted
+
+
+def test_what_is_not_as_it_was_signed_is_refused(
+    store: Store, other: Store, remote: RemoteStore
+) -> None:
+    """Also where somebody has seen to it that all checksums fit."""
+    pages = os.urandom(100 * PAGE)
+    take(store, "one", pages=pages)
+    take(store, "two", pages=pages[: 50 * PAGE] + os.urandom(50 * PAGE))
+    remote.push(store, "one")
+    remote.push(store, "two", "two")
+    one, two = remote.summary("one").id, remote.summary("two").id
+    signature = f"snapshots/{one}/signature"
+    before = remote._files.read([signature])
+    for content, message in (
+        (remote._files.read([f"snapshots/{two}/signature"]).popitem()[1], "what is there"),
+        (b"{}", "is no signature"),
+    ):
+        remote._files.write({signature: content})
+        forget(remote, signature)
+        with pytest.raises(CorruptImage, match=message) as caught:
+            remote.pull("one", other)
+        assert f"{remote.url}/{signature}" in caught.value.message
+    remote._files.write(before)
+    forget(remote, signature)
+    assert other.list() == []
+    # The pages of a sound pack of as many pages, in the place of those that were signed.
+    take(store, "three", pages=os.urandom(100 * PAGE))
+    remote.push(store, "three")
+    three = remote.summary("three").id
+    for suffix in ("pack", "index"):
+        content = remote._files.read([f"packs/{three}.{suffix}"]).popitem()[1]
+        remote._files.write({f"packs/{one}.{suffix}": content})
+        forget(remote, f"packs/{one}.{suffix}")
+    with pytest.raises(CorruptImage, match="signature is not of what is there"):
+        remote.pull("one", other)
+    assert other.list() == []
+    assert directories(other) == []
+
+
+def forget(remote: RemoteStore, name: str) -> None:
+    remote._mirror.path(name).unlink(missing_ok=True)
 
 
 # Removal
