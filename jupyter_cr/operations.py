@@ -40,8 +40,10 @@ from jupyter_cr.kernels.connection import (
 )
 from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store
+from jupyter_cr.store.places import AnyStore, open_store
 from jupyter_cr.store.retention import RETENTION_VARIABLE
 from jupyter_cr.store.snapshot import HIBERNATED
+from jupyter_cr.store.transfer import Transferred, copy_between, find_same
 
 if TYPE_CHECKING:
     from jupyter_cr.engine.checkpoint import CheckpointOutcome
@@ -61,6 +63,7 @@ __all__ = [
     "Progress",
     "RestoreResult",
     "SnapshotDetails",
+    "Transferred",
     "VerifyResult",
     "annotate_snapshot",
     "bring_fork",
@@ -70,7 +73,10 @@ __all__ = [
     "collect_garbage",
     "fork",
     "list_snapshots",
+    "obtain_snapshot",
     "prune_snapshots",
+    "pull_snapshot",
+    "push_snapshot",
     "read_document",
     "remove_snapshots",
     "rename_snapshot",
@@ -608,7 +614,7 @@ def wait_for_end(result: RestoreResult) -> int:
 
 
 def list_snapshots(
-    *, limit: int | None = None, store: Store | None = None
+    *, limit: int | None = None, store: AnyStore | None = None
 ) -> list[Snapshot]:
     """All snapshots, or the newest `limit`, oldest first; damaged ones too, and those that
     are being saved.
@@ -622,7 +628,7 @@ def list_snapshots(
     return store.list(limit=limit, newest_first=True)[::-1]
 
 
-def show_snapshot(name: str, *, store: Store | None = None) -> SnapshotDetails:
+def show_snapshot(name: str, *, store: AnyStore | None = None) -> SnapshotDetails:
     """All that is known of one snapshot.
 
     Raises:
@@ -640,7 +646,7 @@ def show_snapshot(name: str, *, store: Store | None = None) -> SnapshotDetails:
         )
 
 
-def remove_snapshots(names: Sequence[str], *, store: Store | None = None) -> Freed:
+def remove_snapshots(names: Sequence[str], *, store: AnyStore | None = None) -> Freed:
     """Remove snapshots: all, or none if one of the names is wrong. What that gave back.
 
     Raises:
@@ -680,13 +686,95 @@ def retention_policy() -> str:
     return os.environ.get(RETENTION_VARIABLE, "").strip()
 
 
-def collect_garbage(*, store: Store | None = None) -> Freed:
+def collect_garbage(
+    *, older_than_s: float | None = None, store: AnyStore | None = None
+) -> Freed:
     """Find and delete what nobody needs, and put the catalogue right.
+
+    Args:
+        older_than_s: of a store elsewhere: leave alone what was written since, in seconds;
+            default: a day. Nobody can tell whether who wrote it is dead.
 
     Raises:
         StorageError: the store is not writable.
     """
-    return (store or Store()).gc()
+    store = store or Store()
+    if older_than_s is None or isinstance(store, Store):
+        return store.gc()
+    return store.gc(older_than_s)
+
+
+def push_snapshot(
+    name: str,
+    where: str,
+    as_name: str | None = None,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Transferred:
+    """Copy a snapshot into a store elsewhere.
+
+    Args:
+        where: its URL or path.
+        as_name: what it is to be called there; default: as here.
+
+    Raises:
+        NoSuchSnapshot, CorruptImage: there is none here, or it is damaged.
+        NameTaken: there is one of that name there.
+        StorageError: it cannot be reached, or not be written.
+    """
+    store, there = store or Store(), open_store(where)
+    if isinstance(there, Store):
+        return copy_between(store, name, there, as_name or name, progress)
+    return there.push(store, name, as_name, progress)
+
+
+def pull_snapshot(
+    name: str,
+    where: str,
+    as_name: str | None = None,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Transferred:
+    """Copy a snapshot from a store elsewhere into the user's own.
+
+    Args:
+        where: its URL or path.
+        as_name: what it is to be called here; default: as there, or something like it if
+            there is another one of that name.
+
+    Raises:
+        NoSuchSnapshot, CorruptImage: there is none there, or it is damaged.
+        NameTaken: there is one of that name here.
+        StorageError: it cannot be reached, or there is no room here.
+    """
+    store, there = store or Store(), open_store(where)
+    if isinstance(there, Store):
+        return copy_between(there, name, store, as_name, progress)
+    return there.pull(name, store, as_name, progress)
+
+
+def obtain_snapshot(
+    name: str,
+    where: str,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Have a snapshot of a store elsewhere in the user's own, to be restored or forked: it
+    is pulled unless it is here already.
+
+    Returns:
+        Its name here.
+
+    Raises:
+        As `pull_snapshot`.
+    """
+    store = store or Store()
+    if here := find_same(open_store(where).summary(name), store.list()):
+        return here
+    return pull_snapshot(name, where, store=store, progress=progress).name
 
 
 def tag_snapshot(
@@ -781,7 +869,7 @@ def check_capabilities() -> CapabilitiesResult:
 
 
 def verify_snapshot(
-    name: str, *, store: Store | None = None, progress: Progress | None = None
+    name: str, *, store: AnyStore | None = None, progress: Progress | None = None
 ) -> VerifyResult:
     """Check every record and every page of a snapshot; the catalogue is told.
 
@@ -802,7 +890,7 @@ def verify_snapshot(
     return VerifyResult(name=name, bytes=size, elapsed_ms=_milliseconds_since(started))
 
 
-def _note_check(store: Store, name: str, problem: str) -> None:
+def _note_check(store: AnyStore, name: str, problem: str) -> None:
     # A store that cannot be written can be verified.
     with suppress(StorageError, ImageError):
         store.note_check(name, problem)
@@ -811,7 +899,7 @@ def _note_check(store: Store, name: str, problem: str) -> None:
 def verify_snapshots(
     names: Sequence[str] | None = None,
     *,
-    store: Store | None = None,
+    store: AnyStore | None = None,
     progress: Progress | None = None,
 ) -> tuple[VerifyResult, ...]:
     """`verify_snapshot` for several, each with its `problem`, if it has one.
@@ -826,11 +914,11 @@ def verify_snapshots(
     if names is None:
         names = [s.name for s in store.list() if s.state not in ("saving", "live")]
     for name in names:
-        store.path(name)
+        store.summary(name)
     return tuple(_verified(store, name, progress) for name in dict.fromkeys(names))
 
 
-def _verified(store: Store, name: str, progress: Progress | None) -> VerifyResult:
+def _verified(store: AnyStore, name: str, progress: Progress | None) -> VerifyResult:
     try:
         return verify_snapshot(name, store=store, progress=progress)
     except (ImageError, StorageError) as error:

@@ -16,7 +16,7 @@ from jupyter_cr.cli.files import new_file, open_file
 from jupyter_cr.errors import CorruptImage, UsageError, printable
 
 if TYPE_CHECKING:
-    from jupyter_cr.operations import RestoreResult, VerifyResult
+    from jupyter_cr.operations import Progress, RestoreResult, VerifyResult
 
 __all__ = ["cr"]
 
@@ -37,6 +37,25 @@ def _wait_option(function: F) -> F:
     return click.option(
         "--wait", is_flag=True, help="Stay until it ends, and exit with its status."
     )(function)
+
+
+STORE_VARIABLE = "JUPYTER_CR_STORE"
+
+
+def _store_option(function: F) -> F:
+    return click.option(
+        "--store",
+        "where",
+        metavar="URL_OR_PATH",
+        envvar=STORE_VARIABLE,
+        default="",
+        help=f"Another store than your own, as in s3://bucket/path. Default: "
+        f"${STORE_VARIABLE}.",
+    )(function)
+
+
+def _url_argument(function: F) -> F:
+    return click.argument("where", metavar="URL", envvar=STORE_VARIABLE)(function)
 
 
 def _print_json(value: object) -> None:
@@ -84,23 +103,92 @@ def check(as_json: bool) -> int:
 @click.option(
     "--warm", is_flag=True, help="Keep live twins, for forks within milliseconds."
 )
+@_store_option
 @_json_option
 @_debug_option
-def checkpoint(target: str, name: str | None, note: str, warm: bool, as_json: bool) -> None:
-    """Take a snapshot of TARGET, which goes on."""
+def checkpoint(
+    target: str, name: str | None, note: str, warm: bool, where: str, as_json: bool
+) -> None:
+    """Take a snapshot of TARGET, which goes on.
+
+    With --store, it is copied there, too.
+    """
     from jupyter_cr.cli.progress import progress_bar
-    from jupyter_cr.cli.routing import checkpoint_target
+    from jupyter_cr.cli.routing import checkpoint_target, push_taken
 
     with progress_bar() as progress:
+        if where:
+            _check_place(where, name)
         result = checkpoint_target(
             target, name=name, note=note, warm=warm, progress=progress
         )
+        pushed = push_taken(result.name, where, progress) if where else None
+    if as_json:
+        more = {} if pushed is None else {"pushed": pushed}
+        _print_json(msgspec.structs.asdict(result) | more)
+    else:
+        from jupyter_cr.cli.display import show_checkpoint, show_pushed
+
+        show_checkpoint(result)
+        if pushed is not None:
+            show_pushed(pushed)
+
+
+def _check_place(where: str, name: str | None) -> None:
+    """Before anything is stopped, see that a snapshot could be copied there."""
+    from jupyter_cr.store.places import open_store
+
+    there = open_store(where)
+    if name is None:
+        there.names()
+    else:
+        there.check_free(name)
+
+
+@cr.command()
+@click.argument("name")
+@_url_argument
+@click.option("--as", "as_name", metavar="NAME", help="What it is to be called there.")
+@_json_option
+@_debug_option
+def push(name: str, where: str, as_name: str | None, as_json: bool) -> None:
+    """Copy a snapshot into another store: only what is not there already.
+
+    URL is any that fsspec knows, as in s3://bucket/path or file:///path, or a directory;
+    default: $JUPYTER_CR_STORE.
+    """
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import push_snapshot
+
+    with progress_bar() as progress:
+        result = push_snapshot(name, where, as_name, progress=progress)
     if as_json:
         _print_json(result)
     else:
-        from jupyter_cr.cli.display import show_checkpoint
+        from jupyter_cr.cli.display import show_pushed
 
-        show_checkpoint(result)
+        show_pushed(result)
+
+
+@cr.command()
+@click.argument("name")
+@_url_argument
+@click.option("--as", "as_name", metavar="NAME", help="What it is to be called here.")
+@_json_option
+@_debug_option
+def pull(name: str, where: str, as_name: str | None, as_json: bool) -> None:
+    """Copy a snapshot from another store, as `push` has put it there."""
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import pull_snapshot
+
+    with progress_bar() as progress:
+        result = pull_snapshot(name, where, as_name, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        from jupyter_cr.cli.display import show_pulled
+
+        show_pulled(result)
 
 
 @cr.command()
@@ -128,13 +216,15 @@ def hibernate(target: str, note: str, as_json: bool) -> None:
 @click.option(
     "--tree", is_flag=True, help="Each below the one that its kernel was at before."
 )
+@_store_option
 @_json_option
 @_debug_option
-def list_command(limit: int | None, tree: bool, as_json: bool) -> None:
+def list_command(limit: int | None, tree: bool, where: str, as_json: bool) -> None:
     """All snapshots, oldest first."""
     from jupyter_cr.operations import list_snapshots
+    from jupyter_cr.store.places import open_store
 
-    snapshots = list_snapshots(limit=limit)
+    snapshots = list_snapshots(limit=limit, store=open_store(where))
     if as_json:
         _print_json(snapshots)
     else:
@@ -149,13 +239,15 @@ def list_command(limit: int | None, tree: bool, as_json: bool) -> None:
 
 @cr.command()
 @click.argument("name")
+@_store_option
 @_json_option
 @_debug_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, where: str, as_json: bool) -> None:
     """What is in a snapshot: processes, descriptors, memory by kind."""
     from jupyter_cr.operations import show_snapshot
+    from jupyter_cr.store.places import open_store
 
-    details = show_snapshot(name)
+    details = show_snapshot(name, store=open_store(where))
     if as_json:
         _print_json(details)
     else:
@@ -166,13 +258,15 @@ def show(name: str, as_json: bool) -> None:
 
 @cr.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_store_option
 @_json_option
 @_debug_option
-def rm(names: tuple[str, ...], as_json: bool) -> None:
+def rm(names: tuple[str, ...], where: str, as_json: bool) -> None:
     """Remove snapshots: all, or none if one of the names is wrong."""
     from jupyter_cr.operations import remove_snapshots
+    from jupyter_cr.store.places import open_store
 
-    freed = remove_snapshots(names)
+    freed = remove_snapshots(names, store=open_store(where))
     if as_json:
         _print_json(freed)
     else:
@@ -362,16 +456,26 @@ def prune(policy: str | None, dry_run: bool, as_json: bool) -> None:
 
 
 @cr.command()
+@_store_option
+@click.option(
+    "--older-than",
+    "hours",
+    type=click.FloatRange(0),
+    help="With --store URL: spare what was written in the last so many hours, as a push "
+    "that is under way may need it; default: 24.",
+)
 @_json_option
 @_debug_option
-def gc(as_json: bool) -> None:
+def gc(where: str, hours: float | None, as_json: bool) -> None:
     """Delete what killed processes have left, and put the catalogue right.
 
     Safe at any time, also while snapshots are being taken.
     """
     from jupyter_cr.operations import collect_garbage
+    from jupyter_cr.store.places import open_store
 
-    freed = collect_garbage()
+    seconds = None if hours is None else hours * 3600
+    freed = collect_garbage(older_than_s=seconds, store=open_store(where))
     if as_json:
         _print_json(freed)
     else:
@@ -383,27 +487,31 @@ def gc(as_json: bool) -> None:
 @cr.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All snapshots that there are.")
+@_store_option
 @_json_option
 @_debug_option
-def verify(names: tuple[str, ...], is_all: bool, as_json: bool) -> int:
+def verify(names: tuple[str, ...], is_all: bool, where: str, as_json: bool) -> int:
     """Check every record and every page of snapshots.
 
     Exit code 7 if one is damaged.
     """
     from jupyter_cr.cli.progress import progress_bar
     from jupyter_cr.operations import verify_snapshot, verify_snapshots
+    from jupyter_cr.store.places import open_store
 
     if is_all == bool(names):
         raise UsageError(
             "Which snapshots are to be verified?", "Give their names, or --all."
         )
+    store = open_store(where)
     with progress_bar() as progress:
         if len(names) == 1:
             # Raises what is wrong with it.
             results: tuple[VerifyResult, ...]
-            results = (verify_snapshot(names[0], progress=progress),)
+            results = (verify_snapshot(names[0], store=store, progress=progress),)
         else:
-            results = verify_snapshots(None if is_all else names, progress=progress)
+            wanted = None if is_all else names
+            results = verify_snapshots(wanted, store=store, progress=progress)
     if as_json:
         _print_json(results[0] if len(names) == 1 else results)
     else:
@@ -419,15 +527,20 @@ def verify(names: tuple[str, ...], is_all: bool, as_json: bool) -> int:
 @click.argument("name")
 @click.option("--lazy", is_flag=True, help="Let it run before all of its memory is there.")
 @_wait_option
+@_store_option
 @_json_option
 @_debug_option
-def restore(name: str, lazy: bool, wait: bool, as_json: bool) -> int:
-    """Bring a snapshot back in place of what runs now: same pids, same ports."""
+def restore(name: str, lazy: bool, wait: bool, where: str, as_json: bool) -> int:
+    """Bring a snapshot back in place of what runs now: same pids, same ports.
+
+    With --store, it is copied into your own store first.
+    """
     from jupyter_cr.cli.progress import progress_bar
     from jupyter_cr.cli.routing import restore_snapshot
 
     _refuse_waiting_lazily(wait, lazy)
     with progress_bar() as progress:
+        name = _obtain(name, where, progress)
         result = restore_snapshot(name, lazy=lazy, wait=wait, progress=progress)
     if as_json:
         _print_json(result)
@@ -453,6 +566,7 @@ def restore(name: str, lazy: bool, wait: bool, as_json: bool) -> int:
     "other. Saves a moment.",
 )
 @_wait_option
+@_store_option
 @_json_option
 @_debug_option
 def fork(
@@ -461,14 +575,19 @@ def fork(
     lazy: bool,
     keep_key: bool,
     wait: bool,
+    where: str,
     as_json: bool,
 ) -> int:
-    """Bring a snapshot back beside the original, on ports of its own."""
+    """Bring a snapshot back beside the original, on ports of its own.
+
+    With --store, it is copied into your own store first.
+    """
     from jupyter_cr.cli.progress import progress_bar
     from jupyter_cr.operations import fork
 
     _refuse_waiting_lazily(wait, lazy)
     with progress_bar() as progress:
+        name = _obtain(name, where, progress)
         result = fork(
             name,
             connection_file=connection_file,
@@ -483,6 +602,15 @@ def fork(
 
         show_forked(result)
     return _wait(result) if wait else 0
+
+
+def _obtain(name: str, where: str, progress: Progress | None) -> str:
+    """The name here of what is to be brought back."""
+    if not where:
+        return name
+    from jupyter_cr.operations import obtain_snapshot
+
+    return obtain_snapshot(name, where, progress=progress)
 
 
 def _refuse_waiting_lazily(wait: bool, lazy: bool) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         CheckpointResult,
         RestoreResult,
         SnapshotDetails,
+        Transferred,
         VerifyResult,
     )
     from jupyter_cr.store import Freed, Pruned, Snapshot
@@ -35,6 +36,8 @@ __all__ = [
     "show_imported",
     "show_list",
     "show_pruned",
+    "show_pulled",
+    "show_pushed",
     "show_restored",
     "show_tree",
     "show_twins",
@@ -247,6 +250,30 @@ def show_pruned(pruned: Pruned) -> None:
         )
     freed = f"{_size(pruned.bytes)} {'would be freed' if pruned.dry_run else 'freed'}"
     console.print(f"{len(pruned.removed)} go, {pruned.kept} stay, {freed}")
+
+
+def show_pushed(result: Transferred) -> None:
+    """What it is called there, and how much of it had to be sent."""
+    _show_transferred(f"{result.source} is at {result.url}", result, "sent")
+
+
+def show_pulled(result: Transferred) -> None:
+    """What it is called here, and how much of it had to be fetched."""
+    _show_transferred(f"{result.source} of {result.url} is here", result, "fetched")
+    if not result.trusted:
+        _console().print(
+            "[yellow]Note:[/] it is restored only if you trust it: jupyter cr trust "
+            f"{escape(result.name)}"
+        )
+
+
+def _show_transferred(what: str, result: Transferred, verb: str) -> None:
+    alias = f" as {result.name}" if result.name != result.source else ""
+    _console().print(
+        f"Snapshot {escape(what + alias)}: {_size(result.bytes)} {verb} for "
+        f"{_size(result.logical)} of memory, in {result.elapsed_ms:.0f} ms",
+        soft_wrap=True,
+    )
 
 
 def show_details(details: SnapshotDetails) -> None:

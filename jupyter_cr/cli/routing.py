@@ -18,15 +18,17 @@ from jupyter_cr.operations import (
     CheckpointResult,
     Progress,
     RestoreResult,
+    Transferred,
     checkpoint,
     prune_snapshots,
+    push_snapshot,
     restore,
     retention_policy,
 )
 from jupyter_cr.store import Store
 from jupyter_cr.store.retention import parse_policy
 
-__all__ = ["checkpoint_target", "hibernate_target", "restore_snapshot"]
+__all__ = ["checkpoint_target", "hibernate_target", "push_taken", "restore_snapshot"]
 
 
 class _Restored(msgspec.Struct):
@@ -87,6 +89,21 @@ def _take(
         with suppress(ImageError, StorageError):
             prune_snapshots(policy)
     return taken
+
+
+def push_taken(name: str, where: str, progress: Progress | None) -> Transferred:
+    """Copy a snapshot that has just been taken into a store elsewhere.
+
+    Raises:
+        StorageError: it could not be; the snapshot is here, and the hint says so.
+    """
+    try:
+        return push_snapshot(name, where, progress=progress)
+    except (ImageError, StorageError) as error:
+        raise type(error)(
+            f"Snapshot {name} was taken, and is here only: {error.message}",
+            f"{error.hint} Then: jupyter cr push {name} URL",
+        ) from error
 
 
 def restore_snapshot(

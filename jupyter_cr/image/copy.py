@@ -26,12 +26,14 @@ def copy_image(
     writer: ImageWriter,
     change: Callable[[msgspec.Struct], Iterable[msgspec.Struct]] | None = None,
     advance: Callable[[float], None] | None = None,
+    seen: Callable[[bytes], object] | None = None,
 ) -> None:
     """Put everything that an image holds into another one, which is not committed.
 
     Args:
         change: what goes in a record's place; default: itself.
         advance: told the share of the pages that have been copied.
+        seen: given the pages, in order, some at a time; not those that are zeros.
 
     Raises:
         CorruptImage: a page is not as it was written.
@@ -48,13 +50,21 @@ def copy_image(
         if extent.pack == ZEROS:
             writer.append_zeros(extent.length)
         else:
-            _copy(reader, writer, extent)
+            _copy(reader, writer, extent, seen)
         done += extent.length * PAGE
         if advance is not None:
             advance(done / total)
 
 
-def _copy(reader: ImageReader, writer: ImageWriter, extent: Extent) -> None:
+def _copy(
+    reader: ImageReader,
+    writer: ImageWriter,
+    extent: Extent,
+    seen: Callable[[bytes], object] | None,
+) -> None:
     end = extent.end * PAGE
     for offset in range(extent.page * PAGE, end, _PIECE):
-        writer.append(reader.read(offset, min(_PIECE, end - offset)))
+        pages = reader.read(offset, min(_PIECE, end - offset))
+        if seen is not None:
+            seen(pages)
+        writer.append(pages)

@@ -45,6 +45,7 @@ __all__ = [
     "drop_blocks",
     "is_sample",
     "pack_files",
+    "read_samples",
 ]
 
 SUFFIXES = (".pack", ".index")
@@ -101,6 +102,23 @@ def pack_files(directory: Path, name: str) -> tuple[Path, Path]:
 def is_sample(digest: bytes) -> bool:
     """Whether a page's hash is one by which packs are found: one of 64 is."""
     return not digest[0] & _SAMPLE_MASK
+
+
+def read_samples(index: Path) -> bytes:
+    """The hashes by which a pack is to be found, one after the other, from its index
+    alone.
+
+    Raises:
+        CorruptImage: it is missing or damaged.
+        FutureImage: written by a later release.
+    """
+    found = _Index.read(index, None)
+    hashes, blocks = found.hashes, found.blocks
+    return b"".join(
+        hashes[page * HASH_BYTES : (page + 1) * HASH_BYTES]
+        for page, first in enumerate(hashes[::HASH_BYTES])
+        if not first & _SAMPLE_MASK and blocks[page // BLOCK_PAGES].codec != codecs.DROPPED
+    )
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ __all__ = [
     "examine",
     "facts_of",
     "fingerprint",
+    "fit_name",
     "is_id",
     "new_id",
     "own_usage",
@@ -143,7 +144,7 @@ def examine(directory: Path) -> Examined:
     meta = read_meta(directory)
     entry = Entry(
         id=directory.name,
-        name=_fit_name(meta.name) or directory.name,
+        name=fit_name(meta.name) or directory.name,
         state="durable",
         created=created,
         own=own_usage(directory),
@@ -167,7 +168,7 @@ def examine(directory: Path) -> Examined:
         return Examined(
             msgspec.structs.replace(entry, state=state, problem=error.message), usage
         )
-    name = _fit_name(meta.name) or _fit_name(header.name) or entry.name
+    name = fit_name(meta.name) or fit_name(header.name) or entry.name
     note = header.note if meta.note is None else meta.note
     entry = msgspec.structs.replace(entry, name=name, note=note, **facts)
     return Examined(entry, usage)
@@ -179,7 +180,7 @@ def _state_of(error: ImageError) -> Stored:
     return "locked" if isinstance(error, LockedImage) else "corrupt"
 
 
-def _fit_name(name: str) -> str:
+def fit_name(name: str) -> str:
     """Files that somebody has edited may hold any name: none that could not be given."""
     with suppress(UsageError):
         return check_name(name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_cr.store import Store
+from tests.store.remotes import CREDENTIALS, new_bucket, s3_server
 
 
 @pytest.fixture
@@ -20,3 +22,29 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def s3_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as address:
+        yield address
+
+
+@pytest.fixture
+def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a place in a new bucket."""
+    for variable, value in CREDENTIALS.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    return new_bucket()
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a place for a store."""
+    if request.param == "file":
+        return f"file://{tmp_path}/elsewhere/store"
+    if request.param == "memory":
+        return f"memory://{tmp_path.name}/{secrets.token_hex(4)}"
+    found: str = request.getfixturevalue("s3")
+    return found

@@ -171,3 +171,14 @@ def test_a_key_is_never_written_over(key: Path) -> None:
     with pytest.raises(StorageError, match="File exists"):
         make_key(key)
     assert key.read_text() == before
+
+
+def test_what_is_encrypted_is_not_pushed(store: Store, key: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    from jupyter_cr.store.remote import RemoteStore
+
+    take(store, "one")
+    remote = RemoteStore(f"file://{tmp_path}/remote", tmp_path / "cache")
+    with pytest.raises(UsageError, match="would not be where it is pushed to"):
+        remote.push(store, "one")
+    assert remote.names() == []
