@@ -42,9 +42,7 @@ class RunningTree:
             with contextlib.suppress(CheckpointRestoreError, OSError):
                 self._look_at_files_of(pid, links, stack)
 
-    def _look_at_files_of(
-        self, pid: int, links: Collection[str], stack: ExitStack
-    ) -> None:
+    def _look_at_files_of(self, pid: int, links: Collection[str], stack: ExitStack) -> None:
         pidfd = os.pidfd_open(pid)
         stack.callback(os.close, pidfd)
         for name in os.listdir(f"/proc/{pid}/fd"):
