@@ -778,6 +778,7 @@ def assert_whole(remote: RemoteStore) -> None:
     assert remote.gc(0).bytes == 0
 
 
+@pytest.mark.timeout(300)
 def test_two_push_at_once(store: Store, shared_url: str, tmp_path: Path) -> None:
     pages = os.urandom(MANY * PAGE)
     take(store, "a", pages=pages)
@@ -833,6 +834,7 @@ while True:
 """
 
 
+@pytest.mark.timeout(300)
 def test_push_and_remove_at_once(store: Store, tmp_path: Path) -> None:
     """What one removes the other is about to share."""
     url = f"file://{tmp_path}/elsewhere"
@@ -866,6 +868,7 @@ def kill_at_random(store: Store, url: str, cache: Path, chance: random.Random) -
         process.wait()
 
 
+@pytest.mark.timeout(300)
 def test_a_push_is_killed(store: Store, shared_url: str, tmp_path: Path) -> None:
     chance = random.Random()
     pages = os.urandom(MANY // 2 * PAGE)
