@@ -10,6 +10,7 @@
         twins                 its live twins, as the engine notes them: `twins`
         meta                  what the catalogue knows and the image does not: `meta`
         lease                 locked by whoever writes or reads the snapshot: `lease`
+    ROOT/remote/              copies of small files of stores elsewhere: `mirror`
 
 The directories are what counts. The catalogue is what they say, in a form that is quick to
 ask: where it is lost or damaged, it is made anew from them (`scan`), and nothing but which
