@@ -76,6 +76,8 @@ class CheckpointRestoreError(Exception):
 
     exit_code = 1
     http_status = 500
+    not_kept = False
+    """Whether it is only that what runs now could not be kept before a restore."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -143,6 +145,13 @@ class Untrusted(ImageError):
     """To restore an image is to run its code, and this one is from elsewhere."""
 
     exit_code = 18
+    http_status = 403
+
+
+class LockedImage(ImageError):
+    """It is encrypted, and its key is not at hand."""
+
+    exit_code = 19
     http_status = 403
 
 

@@ -101,6 +101,8 @@ class CapabilitiesResult(msgspec.Struct, frozen=True, kw_only=True):
     can_checkpoint: bool
     can_restore: bool
     """And fork: with the same pids inside."""
+    missing: tuple[str, ...]
+    """Names of the items that stand in the way of either."""
     items: tuple[Capability, ...]
 
 
@@ -330,6 +332,7 @@ def restore(
     name: str,
     *,
     lazy: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -339,6 +342,8 @@ def restore(
     Args:
         name: of the snapshot.
         lazy: let the tree run before its pages are all there.
+        asked_within: a process of that tree has asked for it. What waits in the kernel's
+            queue is not run then.
 
     Raises:
         ImageError: no such snapshot, or it is damaged; nothing was ended.
@@ -346,9 +351,13 @@ def restore(
     """
     store = store or Store()
     if lazy:
-        result = leave_pager(lambda: bring_restored(name, lazy=True, store=store))
+        result = leave_pager(
+            lambda: bring_restored(name, lazy=True, asked_within=asked_within, store=store)
+        )
     else:
-        result = bring_restored(name, store=store, progress=progress).result
+        result = bring_restored(
+            name, asked_within=asked_within, store=store, progress=progress
+        ).result
     if store.summary(name).automatic == HIBERNATED:
         store.remove([name])
     if result.connection_file is None:
@@ -382,6 +391,7 @@ def bring_restored(
     *,
     replacing: int | None = None,
     lazy: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Brought:
@@ -405,6 +415,7 @@ def bring_restored(
             ports={},
             replacing=replacing,
             lazy=lazy,
+            asked_within=asked_within,
             progress=progress,
         )
         kernel = reader.header.kernel
@@ -434,6 +445,7 @@ def fork(
     connection_file: Path | None = None,
     lazy: bool = False,
     keep_key: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> RestoreResult:
@@ -444,6 +456,7 @@ def fork(
         connection_file: to be written; default: a new kernel's in Jupyter's directory.
         lazy: let the tree run before its pages are all there.
         keep_key: leave it the session key of its original.
+        asked_within: as `restore`.
 
     Raises:
         UsageError: `connection_file` exists, or the snapshot is not of a kernel.
@@ -452,10 +465,18 @@ def fork(
     """
     if lazy:
         result = leave_pager(
-            lambda: bring_fork(name, connection_file, lazy=True, store=store)
+            lambda: bring_fork(
+                name, connection_file, lazy=True, asked_within=asked_within, store=store
+            )
         )
     else:
-        result = bring_fork(name, connection_file, store=store, progress=progress).result
+        result = bring_fork(
+            name,
+            connection_file,
+            asked_within=asked_within,
+            store=store,
+            progress=progress,
+        ).result
     if keep_key or result.connection_file is None:
         return result
     return _renew_key(result, Path(result.connection_file))
@@ -485,6 +506,7 @@ def bring_fork(
     connection_file: Path | None = None,
     *,
     lazy: bool = False,
+    asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Brought:
@@ -513,6 +535,7 @@ def bring_fork(
                 name=name,
                 ports={},
                 lazy=lazy,
+                asked_within=asked_within,
                 progress=progress,
             )
         if path is not None and original is not None:
@@ -840,6 +863,7 @@ def check_capabilities() -> CapabilitiesResult:
     return CapabilitiesResult(
         can_checkpoint=found.can_checkpoint,
         can_restore=found.can_restore,
+        missing=found.missing,
         items=tuple(found.items),
     )
 

@@ -26,7 +26,7 @@ def code(text: str) -> str:
 
 
 def commands() -> set[str]:
-    return set(re.findall(r"\bjupyter[ -]cr (\w+)", code(README)))
+    return set(re.findall(r"\bjupyter[ -]cr ([\w-]+)", code(README)))
 
 
 @pytest.mark.parametrize("name", sorted(commands()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -296,6 +297,24 @@ def trust(name: str, signer: str | None, as_json: bool) -> None:
         _print_json(trusted)
         return
     sys.stdout.write(f"Snapshot {name} may be restored\n")
+
+
+@cr.command("new-key")
+@click.argument("file", type=click.Path(dir_okay=False))
+@_json_option
+@_debug_option
+def new_key(file: str, as_json: bool) -> None:
+    """Make a key with which snapshots are encrypted from now on, where JUPYTER_CR_KEY_FILE
+    names its FILE. Keep it apart from them; without it they cannot be restored.
+    """
+    from jupyter_cr.store.key_file import KEY_VARIABLE, make_key
+
+    path = Path(file).absolute()
+    make_key(path)
+    if as_json:
+        _print_json({"file": str(path)})
+    else:
+        sys.stdout.write(f"export {KEY_VARIABLE}={shlex.quote(str(path))}\n")
 
 
 @cr.command()

@@ -51,6 +51,7 @@ _STATE_STYLES = {
     "durable": "",
     "corrupt": "red",
     "future": "yellow",
+    "locked": "yellow",
 }
 _PIPE_WIDTH = 160
 _COMMAND_LENGTH = 100

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from jupyter_cr.errors import ImageError, StorageError, UsageError
+from jupyter_cr.errors import ImageError, StorageError, TargetError, UsageError
+from jupyter_cr.glue.channel import ask_server
+from jupyter_cr.glue.whereabouts import find_out
 from jupyter_cr.kernels.records import find_guardian
 from jupyter_cr.kernels.server_client import ask_guardian
 from jupyter_cr.kernels.target import resolve_target
@@ -111,6 +113,7 @@ def restore_snapshot(
     does.
 
     Raises:
+        TargetError: this is a process of a rebuilt tree, and no server can be asked.
         UsageError: with `wait`, and a server waits for the kernel already.
     """
     with Store().open(name) as reader:
@@ -122,6 +125,16 @@ def restore_snapshot(
             "Restore it without --wait.",
         )
     answer = ask_guardian(kernel_id, "restore", progress, snapshot=name, lazy=lazy)
+    if answer is None and kernel_id and find_out().keeper:
+        # Pids are others here, so that no guardian can be recognized; and whoever is in
+        # the tree that is replaced cannot do it.
+        answer = ask_server("restore", kernel_id=kernel_id, snapshot=name, lazy=lazy)
+        if answer is None:
+            raise TargetError(
+                "This command runs in a kernel that was itself restored or forked, and "
+                "finds no server that looks after it.",
+                f"In a terminal outside: jupyter cr restore {name}",
+            )
     if answer is None:
         return restore(name, lazy=lazy, progress=progress)
     restored = msgspec.json.decode(answer, type=_Restored)

@@ -83,28 +83,46 @@ class _Restore(_Request, frozen=True, tag="restore"):
     name: str
     lazy: bool = False
     replacing: int | None = None
+    asked_within: bool = False
     stay: bool = False
 
     def run(self, progress: operations.Progress) -> object:
         if self.stay:
             return operations.bring_restored(
-                self.name, replacing=self.replacing, lazy=self.lazy, progress=progress
+                self.name,
+                replacing=self.replacing,
+                lazy=self.lazy,
+                asked_within=self.asked_within,
+                progress=progress,
             )
-        return operations.restore(self.name, lazy=self.lazy, progress=progress)
+        return operations.restore(
+            self.name, lazy=self.lazy, asked_within=self.asked_within, progress=progress
+        )
 
 
 class _Fork(_Request, frozen=True, tag="fork"):
     name: str
     connection_file: str | None = None
     lazy: bool = False
+    asked_within: bool = False
     stay: bool = False
 
     def run(self, progress: operations.Progress) -> object:
         path = Path(self.connection_file) if self.connection_file else None
         if self.stay:
-            return operations.bring_fork(self.name, path, lazy=self.lazy, progress=progress)
+            return operations.bring_fork(
+                self.name,
+                path,
+                lazy=self.lazy,
+                asked_within=self.asked_within,
+                progress=progress,
+            )
         return operations.fork(
-            self.name, connection_file=path, lazy=self.lazy, progress=progress
+            self.name,
+            connection_file=path,
+            lazy=self.lazy,
+            asked_within=self.asked_within,
+            progress=progress,
         )
 
 

@@ -41,9 +41,9 @@ class _Helper:
     tid: int
     batch: Batch
 
-    def check(self) -> bool:
-        """Whether the copy was made. Raises CallFailed if a preparation failed."""
-        return self.batch.check_results()[-2].value > 0
+    def has_cloned(self) -> bool:
+        """Whether the copy was made."""
+        return self.batch.read_results()[-2].value > 0
 
 
 @dataclass
@@ -66,6 +66,8 @@ class Cloning:
             if copy is not None:
                 on_error.callback(Tracee(copy).kill)
             self.batch.finish(leader_stop)
+            # What came after a failed preparation was done all the same.
+            self.helper.batch.check_results()
             if copy is None:
                 code = -self.helper.batch.read_results()[-2].value
                 raise _clone_failed(self.process.pid, code)
@@ -166,7 +168,7 @@ def _wait_for_copy(helper: _Helper, leader: int) -> tuple[int | None, Stop | Non
             if end.tid != helper.tid:
                 raise
             ended = True
-            if not helper.check():
+            if not helper.has_cloned():
                 return None, leader_stop
             continue
         if tid == leader:

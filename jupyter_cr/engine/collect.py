@@ -16,6 +16,7 @@ from jupyter_cr.engine.freeze import FrozenProcess, FrozenTree
 from jupyter_cr.engine.open_files import collect_open_files, hold_open_files
 from jupyter_cr.engine.remote_process import RemoteProcess, remote_process
 from jupyter_cr.engine.shared_memory import Copy, copy_shared_memory, tmpfs_paths
+from jupyter_cr.engine.sharing import is_shared
 from jupyter_cr.engine.state import (
     address_space,
     credentials,
@@ -301,7 +302,7 @@ def _refuse_sharing(frozen: FrozenProcess, tree: FrozenTree) -> None:
         libc.KCMP_FS: "directory",
     }
     for kind, what in kinds.items():
-        if libc.kcmp(frozen.pid, parent.pid, kind) == 0:
+        if is_shared(frozen.pid, parent.pid, kind):
             raise Unsupported(
                 f"processes {parent.pid} and {frozen.pid} share their {what} without being "
                 "threads of one process",

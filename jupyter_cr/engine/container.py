@@ -113,19 +113,25 @@ def _furnish(supervisor: Seed, warn: Callable[[str], None]) -> Container:
     thread.run([Call("prlimit64", (0, _RLIMIT_CORE, bytes(16), 0))])
     init = clone_seed(supervisor)
     init.thread.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL)
-    slave = Call("mount", (0, b"/\0", 0, _MS_REC | _MS_SLAVE, 0))
-    proc = Call(
-        "mount",
-        (b"proc\0", b"/proc\0", b"proc\0", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, 0),
-        optional=True,
-    )
-    _, mounted = init.thread.run([slave, proc])
-    if mounted.value < 0:
+    if not _mount_proc(init):
         warn(
             "The kernel has no /proc of its own here: programs in it that read /proc "
             "(psutil, for one) see the processes outside."
         )
     return Container(supervisor, init, word)
+
+
+def _mount_proc(init: Seed) -> bool:
+    """Give the namespaces a /proc of their own, if that is permitted. First no mount may
+    be seen outside any more (mount_namespaces(7), propagation): where that is refused, as
+    container runtimes' profiles do, nothing is mounted."""
+    slave = (0, b"/\0", 0, _MS_REC | _MS_SLAVE, 0)
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    proc = (b"proc\0", b"/proc\0", b"proc\0", flags, 0)
+    return all(
+        init.thread.run([Call("mount", arguments, optional=True)])[0].value >= 0
+        for arguments in (slave, proc)
+    )
 
 
 def _enter_namespaces(supervisor: Seed) -> None:

@@ -21,12 +21,15 @@ from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.proc.tasks import list_children, list_pids
 
-__all__ = ["SEED_NAME", "Identity", "find_tree", "hold", "identity_of"]
+__all__ = ["ASKED_WITHIN", "SEED_NAME", "Identity", "find_tree", "hold", "identity_of"]
 
 SEED_NAME = "jupyter-cr"
 """argv[0] of the processes that hold a rebuilt tree; argv[1] is the identity,
-argv[2] the snapshot's name, argv[3] whether it was a restore or a fork: programs in
-the tree may want to know, and read it as pid 1's."""
+argv[2] the snapshot's name, argv[3] whether it was a restore or a fork, argv[4] whether
+the tree had asked for it itself: programs in the tree may want to know, and read it as
+pid 1's."""
+
+ASKED_WITHIN = "within"
 
 
 class Identity(msgspec.Struct, frozen=True):

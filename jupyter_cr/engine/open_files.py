@@ -16,6 +16,7 @@ from pathlib import Path
 from jupyter_cr.engine.descriptors import File, collect_open_file
 from jupyter_cr.engine.descriptors.base import Descriptor, Place, Tree
 from jupyter_cr.engine.freeze import FrozenProcess, FrozenTree
+from jupyter_cr.engine.sharing import is_shared
 from jupyter_cr.errors import PermissionDenied
 from jupyter_cr.tracer import libc
 
@@ -46,10 +47,7 @@ def hold_open_files(frozen: FrozenTree) -> Iterator[Tree]:
             for local, place, link, fdinfo in _duplicate_all(process, stack):
                 same = found.setdefault((link, fdinfo), [])
                 for other, places in same:
-                    if (
-                        libc.kcmp(os.getpid(), os.getpid(), libc.KCMP_FILE, other, local)
-                        == 0
-                    ):
+                    if is_shared(os.getpid(), os.getpid(), libc.KCMP_FILE, other, local):
                         places.append(place)
                         break
                 else:

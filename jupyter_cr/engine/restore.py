@@ -64,6 +64,7 @@ def restore_tree(
     ports: dict[int, int] | None = None,
     replacing: int | None = None,
     lazy: bool = False,
+    asked_within: bool = False,
     progress: Progress | None = None,
 ) -> RestoreOutcome:
     """Bring the tree of a snapshot back.
@@ -74,6 +75,8 @@ def restore_tree(
         replacing: for a restore, the root, as we see it, of the tree in whose place it is
             to be; default: the one that the snapshot is of, if it runs.
         lazy: let it go on before all its pages are there; see `RestoreOutcome.pager`.
+        asked_within: a process of the tree has asked for it, and its copy may want to know
+            (`jupyter_cr.engine.identity`).
         progress: told of phase ``swap`` when it is too late to be called off.
 
     Raises:
@@ -95,7 +98,9 @@ def restore_tree(
         handover = stack.enter_context(Handover())
         stack.enter_context(dead_threads_reaped())
         terminals = ControllingTerminals(rebuilding, handover)
-        site = break_ground(snapshot, mode, name, handover, warn, terminals)
+        site = break_ground(
+            snapshot, mode, name, handover, warn, terminals, asked_within=asked_within
+        )
         try:
             all_warm = site.warm == {record.pid for record in snapshot.living}
             if not (reader.is_complete or all_warm):

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jupyter_cr.engine.container import Container, make_container
 from jupyter_cr.engine.controlling_terminals import ControllingTerminals
 from jupyter_cr.engine.descriptors.base import Mode
 from jupyter_cr.engine.family import INIT, grow_family
-from jupyter_cr.engine.identity import SEED_NAME
+from jupyter_cr.engine.identity import ASKED_WITHIN, SEED_NAME
 from jupyter_cr.engine.seed import Seed, spare_workspace_size
 from jupyter_cr.engine.snapshot import Snapshot
 from jupyter_cr.engine.twin import ParkedTwin, read_twins
 from jupyter_cr.engine.warm import can_start_warm, start_warm
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import find_gap
+from jupyter_cr.tracer.remote import CallFailed
 
 __all__ = ["Site", "break_ground"]
 
@@ -46,6 +47,8 @@ def break_ground(
     handover: Handover,
     warn: Callable[[str], None],
     terminals: ControllingTerminals,
+    *,
+    asked_within: bool = False,
 ) -> Site:
     """Make the namespaces and the processes, in the tree's order.
 
@@ -62,18 +65,39 @@ def break_ground(
     ]
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
-    argv = [SEED_NAME, identity, name, mode]
+    argv = [SEED_NAME, identity, name, mode, *([ASKED_WITHIN] if asked_within else [])]
     container = make_container(address, threads, argv, warn)
     try:
         given: dict[int, Seed] = {}
         if twin is not None:
-            given = start_warm(twin, container, snapshot.processes, handover, argv)
+            given = _start_warm(twin, container, snapshot, handover, argv, warn)
         family = grow_family(container.init, snapshot.processes, given, terminals)
         warm = frozenset({record.pid for record in snapshot.living} & set(given))
         return Site(container, family.seeds, warm)
     except BaseException:
         container.supervisor.kill()
         raise
+
+
+def _start_warm(
+    twin: ParkedTwin,
+    container: Container,
+    snapshot: Snapshot,
+    handover: Handover,
+    argv: Sequence[str],
+    warn: Callable[[str], None],
+) -> dict[int, Seed]:
+    """Nothing if the twin may not enter the container: all is read then."""
+    try:
+        return start_warm(twin, container, snapshot.processes, handover, argv)
+    except CallFailed as error:
+        if error.call.name != "setns":
+            raise
+        warn(
+            "Memory is not shared with the snapshot, but was read from disk: setns "
+            f"is forbidden here ({error.strerror}), as by a container's seccomp profile."
+        )
+        return {}
 
 
 def _find_twin(snapshot: Snapshot) -> ParkedTwin | None:

@@ -19,7 +19,7 @@ def show_card() -> None:
     global _fd
     if _fd is None:
         fd = os.memfd_create(CARD_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.write(fd, msgspec.json.encode(Card()))
+        os.write(fd, msgspec.json.encode(Card(aborts=True)))
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
         _fd = fd

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from jupyter_cr.glue.hooks import catch_up, run_checkpoint_hooks
+from jupyter_cr.glue.queue import WaitingCells
 from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST, Notice, NoticeReply
 
 __all__ = ["install", "uninstall"]
@@ -17,13 +18,13 @@ __all__ = ["install", "uninstall"]
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 
 
-def install(kernel: Any) -> None:
+def install(kernel: Any, waiting: WaitingCells) -> None:
     """Let an ``ipykernel.kernelbase.Kernel`` understand the request."""
 
     async def handle(
         stream: Any, ident: Sequence[bytes], parent: Mapping[str, Any]
     ) -> None:
-        notice, reply = _answer(parent["content"])
+        notice, reply = _answer(parent["content"], waiting)
         kernel.session.send(stream, REPLY, msgspec.to_builtins(reply), parent, ident)
         if notice is not None and reply.key_taken and notice.key is not None:
             # All parts of the kernel share this Session.
@@ -37,7 +38,7 @@ def uninstall(kernel: Any) -> None:
     kernel.control_handlers.pop(REQUEST, None)
 
 
-def _answer(content: Any) -> tuple[Notice | None, NoticeReply]:
+def _answer(content: Any, waiting: WaitingCells) -> tuple[Notice | None, NoticeReply]:
     try:
         notice = msgspec.convert(content, Notice)
     except msgspec.ValidationError as error:
@@ -46,6 +47,8 @@ def _answer(content: Any) -> tuple[Notice | None, NoticeReply]:
     if notice.event == "checkpoint":
         errors = run_checkpoint_hooks()
     else:
+        # First: cells may wait for it, and hooks may take their time.
+        waiting.abandon(notice.abandoned)
         errors = catch_up(notice.event)
         if notice.connection_file:
             errors = (*errors, *_take_connection_file(notice.connection_file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 import warnings
@@ -17,6 +18,8 @@ from jupyter_cr.glue.hooks import (
     on_restore,
     unregister,
 )
+from jupyter_cr.glue.queue import WaitingCells
+from jupyter_cr.tracer import yama
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -33,6 +36,7 @@ class ShellGlue:
         self._shell: Any = shell
         self._kernel: Any = getattr(shell, "kernel", None)
         self._reported: tuple[str, ...] = ()
+        self._waiting: WaitingCells | None = None
 
     def install(self) -> tuple[str, ...]:
         """Register hooks, and show the calling card of a kernel.
@@ -42,6 +46,8 @@ class ShellGlue:
         """
         builtin.install()
         on_checkpoint(self._write_history)
+        if yama.is_asked_for():
+            self._let_trace()
         for register in (on_restore, on_fork):
             register(self._begin_history)
             register(self._begin_session)
@@ -49,15 +55,26 @@ class ShellGlue:
         # Where nobody sends a message, the next cell notices.
         self._shell.events.register("pre_run_cell", self._before_cell)
         if self._kernel is not None and hasattr(self._kernel, "control_handlers"):
-            control.install(self._kernel)
+            self._waiting = WaitingCells(self._kernel)
+            self._waiting.install()
+            control.install(self._kernel, self._waiting)
             show_card()
         return load_entry_points()
+
+    def _let_trace(self) -> None:
+        """Neither children nor copies inherit it."""
+        yama.let_everybody_trace()
+        on_restore(yama.let_everybody_trace)
+        on_fork(yama.let_everybody_trace)
+        os.register_at_fork(after_in_child=yama.let_everybody_trace)
 
     def uninstall(self) -> None:
         """Undo it, but for what libraries have registered."""
         withdraw_card()
         if self._kernel is not None and hasattr(self._kernel, "control_handlers"):
             control.uninstall(self._kernel)
+            if self._waiting is not None:
+                self._waiting.uninstall()
         self._shell.events.unregister("pre_run_cell", self._before_cell)
         for hook in (
             self._write_history,

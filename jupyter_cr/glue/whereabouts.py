@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from jupyter_cr.kernels.glue_protocol import KEEPER_NAME
+from jupyter_cr.kernels.glue_protocol import ASKED_WITHIN, KEEPER_NAME
 
 __all__ = ["Role", "Whereabouts", "find_out"]
 
@@ -41,6 +41,12 @@ class Whereabouts(msgspec.Struct, frozen=True):
     def snapshot(self) -> str:
         """Name of the snapshot that this tree was made from; empty if of none."""
         return self.keeper[2] if len(self.keeper) > 2 else ""
+
+    @property
+    def is_asked_within(self) -> bool:
+        """Whether this tree is there because the one that it was made of, or in whose
+        place it is, had asked for it."""
+        return self.keeper[4:5] == (ASKED_WITHIN,)
 
     @property
     def _is_unseen(self) -> bool:

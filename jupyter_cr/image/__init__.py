@@ -36,6 +36,13 @@ pack is in its block `n // 32`; blocks lie in the ``.pack`` file in order, witho
 as they are (codec 0) or as an LZ4 block (codec 1). Codec FF: the block has been dropped,
 what is there means nothing, but it still takes its place.
 
+**Encryption.** A file of records may be encrypted as a whole, and then begins with
+``magic key-id:8 nonce:12``, magic being 89 'J' 'C' 'E' 0D 0A 1A 0A; what follows is
+AES-256-GCM of the file, with ``ID/manifest``, ``ID/live`` or ``PACK.index`` as associated
+data. In a block whose codec has bit 40 set, the 12 bytes of a nonce come before AES-256-GCM
+of what the codec without it would be, with ``PACK number`` as associated data
+(`jupyter_cr.image.cipher`).
+
 **Versions.** The preamble stays as it is for ever. A release reads all versions up to
 its own, from 2 on (1 was in no release); for a later one, or a type it does not know in
 an otherwise sound file, it says which release to get (`FutureImage`). Type numbers are

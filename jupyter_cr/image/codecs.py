@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import lz4.block
 
-__all__ = ["DROPPED", "LZ4", "RAW", "pack", "unpack"]
+__all__ = ["DROPPED", "ENCRYPTED", "LZ4", "RAW", "pack", "unpack"]
 
 RAW, LZ4 = 0, 1
+ENCRYPTED = 0x40
+"""Added to either: what it says is the plain text, see `jupyter_cr.image.cipher`."""
 DROPPED = 0xFF
 """Of a block that no snapshot needs any more: its bytes are gone, its place is kept."""
 

@@ -27,6 +27,7 @@ import xxhash
 from jupyter_cr.engine.streams import PAGE, storage_errors
 from jupyter_cr.errors import CorruptImage
 from jupyter_cr.image import codecs
+from jupyter_cr.image.cipher import Cipher, is_wrapped, unwrap, wrap
 from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.record_file import RecordEncoder, RecordFile, write_whole
@@ -111,7 +112,7 @@ def read_samples(index: Path) -> bytes:
         CorruptImage: it is missing or damaged.
         FutureImage: written by a later release.
     """
-    found = _Index.read(index)
+    found = _Index.read(index, None)
     hashes, blocks = found.hashes, found.blocks
     return b"".join(
         hashes[page * HASH_BYTES : (page + 1) * HASH_BYTES]
@@ -126,6 +127,7 @@ class _Index:
 
     blocks: Sequence[Block]
     hashes: bytes
+    is_encrypted: bool
 
     @property
     def length(self) -> int:
@@ -133,17 +135,21 @@ class _Index:
         return self.blocks[-1].offset + self.blocks[-1].length if self.blocks else 0
 
     @classmethod
-    def read(cls, path: Path) -> _Index:
-        """Raises CorruptImage, FutureImage."""
+    def read(cls, path: Path, cipher: Cipher | None) -> _Index:
+        """Raises CorruptImage, FutureImage, LockedImage."""
         try:
             data = path.read_bytes()
         except OSError as error:
             raise unreadable(path, error) from error
-        file = RecordFile(data, path)
-        return cls.decode(file.only(PackBlocks), file.only(PackPages), path)
+        file = RecordFile(unwrap(data, cipher, path.name, path), path)
+        return cls.decode(
+            file.only(PackBlocks), file.only(PackPages), path, is_encrypted=is_wrapped(data)
+        )
 
     @classmethod
-    def decode(cls, record: PackBlocks, pages: PackPages, path: Path) -> _Index:
+    def decode(
+        cls, record: PackBlocks, pages: PackPages, path: Path, *, is_encrypted: bool
+    ) -> _Index:
         count, left = len(record.codecs), len(pages.hashes) % HASH_BYTES
         total = len(pages.hashes) // HASH_BYTES
         sizes = (len(record.lengths), len(record.checksums), -(-total // BLOCK_PAGES), left)
@@ -159,9 +165,9 @@ class _Index:
             memoryview(record.checksums).cast("Q").tolist(),
             (min(BLOCK_PAGES, total - first) for first in range(0, total, BLOCK_PAGES)),
         )
-        return cls(tuple(blocks), pages.hashes)
+        return cls(tuple(blocks), pages.hashes, is_encrypted)
 
-    def encode(self) -> bytes:
+    def write(self, path: Path, cipher: Cipher | None, *, durable: bool) -> None:
         encoder = RecordEncoder()
         encoder.add(
             PackBlocks(
@@ -171,7 +177,7 @@ class _Index:
             )
         )
         encoder.add(PackPages(hashes=self.hashes))
-        return encoder.whole()
+        write_whole(path, wrap(encoder.whole(), cipher, path.name), durable=durable)
 
 
 def unreadable(path: Path, error: OSError) -> CorruptImage:
@@ -186,12 +192,21 @@ class PackWriter:
         directory: of all packs; must exist.
         name: free there.
         workers: threads that pack and hash blocks.
+        cipher: encrypts them; None: they are not encrypted.
 
     Raises:
         StorageError: `directory` cannot be written to.
     """
 
-    def __init__(self, directory: Path, name: str, workers: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        workers: ThreadPoolExecutor,
+        cipher: Cipher | None = None,
+    ) -> None:
+        self.cipher = cipher
+        self._handed_over = 0
         self.name = name
         self._data, self._index = pack_files(directory, name)
         self._workers = workers
@@ -238,7 +253,10 @@ class PackWriter:
 
     def _hand_over(self, most_waiting: int) -> None:
         if self._block:
-            self._waiting.append(self._workers.submit(_pack_block, self._block))
+            place = _place(self.name, self._handed_over)
+            work = self._workers.submit(_pack_block, self._block, self.cipher, place)
+            self._waiting.append(work)
+            self._handed_over += 1
             self._block = bytearray()
         with storage_errors(self._data):
             while self._waiting and (
@@ -269,8 +287,9 @@ class PackWriter:
         if durable:
             with storage_errors(self._data):
                 os.fsync(self._fd)
-        index = _Index(tuple(self._blocks), b"".join(self._hashes))
-        write_whole(self._index, index.encode(), durable=durable)
+        hashes = b"".join(self._hashes)
+        index = _Index(tuple(self._blocks), hashes, self.cipher is not None)
+        index.write(self._index, self.cipher, durable=durable)
         self._finished = True
 
     def __enter__(self) -> PackWriter:
@@ -298,9 +317,18 @@ class PackWriter:
                 path.unlink()
 
 
-def _pack_block(data: bytearray) -> tuple[int, bytes, int]:
+def _place(name: str, number: int) -> str:
+    """What is bound to a block when it is encrypted."""
+    return f"{name} {number}"
+
+
+def _pack_block(
+    data: bytearray, cipher: Cipher | None, place: str
+) -> tuple[int, bytes, int]:
     """(codec, bytes stored, their checksum)."""
     codec, stored = codecs.pack(data)
+    if cipher is not None:
+        codec, stored = codec | codecs.ENCRYPTED, cipher.encrypt(stored, place)
     return codec, stored, xxhash.xxh3_64_intdigest(stored)
 
 
@@ -309,16 +337,19 @@ class Pack:
 
     Args:
         directory: of all packs.
+        cipher: decrypts it, if it is encrypted.
 
     Raises:
         CorruptImage: its index is missing or damaged, or its data too short.
         FutureImage: written by a later release.
+        LockedImage: encrypted, and not with this cipher.
     """
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, cipher: Cipher | None = None) -> None:
         self.name = name
+        self._cipher = cipher
         self.path, index_path = pack_files(directory, name)
-        self._index = _Index.read(index_path)
+        self._index = _Index.read(index_path, cipher)
         self._unpacked: OrderedDict[int, bytes] = OrderedDict()
         self._sound: set[int] = set()
         self._lock = Lock()
@@ -350,6 +381,11 @@ class Pack:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it can be read by its key only."""
+        return self._index.is_encrypted
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -420,7 +456,10 @@ class Pack:
                 return data
         stored = self._read(block)
         try:
-            data = codecs.unpack(block.codec, stored, block.pages * PAGE)
+            codec = block.codec
+            if codec & codecs.ENCRYPTED:
+                stored, codec = self._decrypt(block, stored), codec & ~codecs.ENCRYPTED
+            data = codecs.unpack(codec, stored, block.pages * PAGE)
         except ValueError as error:
             raise self._damaged(block, f"cannot be unpacked ({error})") from error
         with self._lock:
@@ -429,13 +468,20 @@ class Pack:
                 self._unpacked.popitem(last=False)
         return data
 
+    def _decrypt(self, block: Block, stored: bytes) -> bytes:
+        if self._cipher is None:
+            raise ValueError("it is encrypted, and its index is not")
+        return self._cipher.decrypt(stored, _place(self.name, block.number))
+
     def _damaged(self, block: Block, what: str) -> CorruptImage:
         return CorruptImage(
             f"{self.path}: block {block.number} at offset {block.offset} {what}.", DAMAGED
         )
 
 
-def drop_blocks(directory: Path, name: str, needed: Iterable[Interval]) -> int:
+def drop_blocks(
+    directory: Path, name: str, needed: Iterable[Interval], cipher: Cipher | None = None
+) -> int:
     """Give back the space of the blocks of a pack in which nobody needs a page.
 
     First the index says that they are gone, then holes are made of them
@@ -444,16 +490,18 @@ def drop_blocks(directory: Path, name: str, needed: Iterable[Interval]) -> int:
 
     Args:
         needed: pages, by [first, end).
+        cipher: of the pack, if it is encrypted.
 
     Returns:
         Bytes given back, at most.
 
     Raises:
         CorruptImage: the index is damaged.
+        LockedImage: encrypted, and not with this cipher.
         StorageError: not writable.
     """
     data, index_path = pack_files(directory, name)
-    index = _Index.read(index_path)
+    index = _Index.read(index_path, cipher)
     kept = set(
         chain.from_iterable(
             range(first // BLOCK_PAGES, -(-end // BLOCK_PAGES)) for first, end in needed
@@ -464,7 +512,8 @@ def drop_blocks(directory: Path, name: str, needed: Iterable[Interval]) -> int:
         for block in index.blocks
     )
     if blocks != index.blocks:
-        write_whole(index_path, _Index(blocks, index.hashes).encode(), durable=True)
+        changed = _Index(blocks, index.hashes, index.is_encrypted)
+        changed.write(index_path, cipher if index.is_encrypted else None, durable=True)
     with storage_errors(data):
         before = data.stat().st_blocks
         fd = os.open(data, os.O_RDWR | os.O_CLOEXEC)

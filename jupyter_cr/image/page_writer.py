@@ -150,11 +150,14 @@ class PageWriter:
         samples = [d for d in digests if is_sample(d) and d not in self._found]
         if not samples:
             return
+        cipher = self._pack.cipher
         for name in self._known.candidates(samples):
             if name not in self._looked_into:
                 self._looked_into.add(name)
                 # What cannot be read is stored again.
-                with suppress(ImageError), Pack(self._directory, name) as pack:
+                with suppress(ImageError), Pack(self._directory, name, cipher) as pack:
+                    if pack.is_encrypted != (cipher is not None):
+                        continue
                     for digest, page in pack.hashes.items():
                         self._found.setdefault(digest, _place(len(self._packs), page))
                     self._packs.append(name)

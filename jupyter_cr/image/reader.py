@@ -16,6 +16,7 @@ import msgspec
 from jupyter_cr.engine.streams import PAGE, Piece
 from jupyter_cr.errors import CorruptImage, NoSuchSnapshot
 from jupyter_cr.image import codecs
+from jupyter_cr.image.cipher import Cipher, is_wrapped, unwrap
 from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack, unreadable
 from jupyter_cr.image.page_map import Extent, Interval, PageExtents, PageMap
@@ -43,15 +44,18 @@ class ImageReader:
     Args:
         directory: the snapshot.
         packs: the directory of all packs.
+        cipher: decrypts it, if it is encrypted.
 
     Raises:
         NoSuchSnapshot: there is none.
         CorruptImage: names the file, the record and its offset.
         FutureImage: written by a later release.
+        LockedImage: encrypted, and not with this cipher.
     """
 
-    def __init__(self, directory: Path, packs: Path) -> None:
+    def __init__(self, directory: Path, packs: Path, cipher: Cipher | None = None) -> None:
         self._directory = directory
+        self._cipher = cipher
         self._packs = packs
         self._opened: dict[str, Pack] = {}
         self._open = ExitStack()
@@ -76,6 +80,8 @@ class ImageReader:
                 continue
             except OSError as error:
                 raise unreadable(path, error) from error
+            self._is_encrypted = is_wrapped(data)
+            data = unwrap(data, self._cipher, f"{self._directory.name}/{name}", path)
             return RecordFile(data, path), name == MANIFEST
         if self._directory.is_dir():
             raise CorruptImage(f"{self._directory / MANIFEST} is missing.", DAMAGED)
@@ -106,6 +112,11 @@ class ImageReader:
     @property
     def is_complete(self) -> bool:
         return self._complete
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it can be read by its key only."""
+        return self._is_encrypted
 
     @property
     def manifest(self) -> bytes | memoryview:
@@ -170,7 +181,9 @@ class ImageReader:
     def _pack(self, name: str) -> Pack:
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = self._open.enter_context(Pack(self._packs, name))
+                self._opened[name] = self._open.enter_context(
+                    Pack(self._packs, name, self._cipher)
+                )
             return self._opened[name]
 
     def _iter_blocks(self, extent: Extent) -> Iterator[tuple[Pack, Block, int, int, int]]:

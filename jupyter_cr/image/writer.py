@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jupyter_cr.engine.streams import PAGE
+from jupyter_cr.image.cipher import Cipher, wrap
 from jupyter_cr.image.pack import PackWriter
 from jupyter_cr.image.page_map import ZEROS, Extent, Interval, PageMap
 from jupyter_cr.image.page_writer import KnownPages, NoPages, PageWriter
@@ -38,6 +39,7 @@ class ImageWriter:
         seed: the store's, for hashes of pages.
         base: an earlier snapshot; stays the caller's.
         known: which packs there are.
+        cipher: encrypts all of it; None: it is not encrypted.
 
     Raises:
         StorageError: `packs` cannot be written to.
@@ -51,8 +53,10 @@ class ImageWriter:
         seed: int,
         base: ImageReader | None = None,
         known: KnownPages | None = None,
+        cipher: Cipher | None = None,
     ) -> None:
         self.directory = directory
+        self._cipher = cipher
         self._base = base
         self._map = PageMap(())
         self._committed = False
@@ -64,7 +68,7 @@ class ImageWriter:
                 os.cpu_count() or 1, "pack", initializer=yield_processor
             )
             undo.callback(workers.shutdown)
-            self._pack = PackWriter(packs, directory.name, workers)
+            self._pack = PackWriter(packs, directory.name, workers, cipher)
             undo.enter_context(self._pack)
             self._pages = PageWriter(packs, self._pack, seed, known or NoPages())
             self._open = undo.pop_all()
@@ -112,7 +116,12 @@ class ImageWriter:
         write_whole(self.directory / name, content, durable=False)
 
     def publish(self) -> None:
-        write_whole(self.directory / LIVE, self._records.whole(), durable=False)
+        self._write(LIVE, self._records.whole(), durable=False)
+
+    def _write(self, name: str, records: bytes, *, durable: bool) -> None:
+        path = self.directory / name
+        data = wrap(records, self._cipher, f"{self.directory.name}/{name}")
+        write_whole(path, data, durable=durable)
 
     def commit(self, durable: bool = True) -> None:
         self._map = self._pages.finish()
@@ -121,7 +130,7 @@ class ImageWriter:
         manifest = self._records.whole()
         self._manifest_bytes = len(manifest)
         self.seal(manifest)
-        write_whole(self.directory / MANIFEST, manifest, durable=durable)
+        self._write(MANIFEST, manifest, durable=durable)
         self._committed = True
         with suppress(OSError):
             (self.directory / LIVE).unlink()

@@ -154,6 +154,7 @@ async def tell_kernel(
     snapshot: str,
     *,
     kernel_id: str = "",
+    abandoned: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Let a kernel run its hooks, if it has any of ours.
 
@@ -162,13 +163,16 @@ async def tell_kernel(
         connection: as in its connection file.
         event: what is about to happen (``checkpoint``), or has happened.
         snapshot: name; empty if it has none yet.
+        abandoned: `Notice.abandoned`.
 
     Returns:
         Sentences: hooks that failed, or that the kernel did not answer in time.
     """
     if await asyncio.to_thread(find_card, pid) is None:
         return ()
-    notice = Notice(event=event, snapshot=snapshot, kernel_id=kernel_id)
+    notice = Notice(
+        event=event, snapshot=snapshot, kernel_id=kernel_id, abandoned=abandoned
+    )
     reply = await notify(connection, notice, LIMITS_S[event])
     if reply is None:
         return (
@@ -185,6 +189,7 @@ async def renew_key(
     *,
     snapshot: str,
     connection_file: str = "",
+    abandoned: tuple[str, ...] = (),
 ) -> bool:
     """Tell a fork that it is one, which runs its hooks, and give it a key of its own. A
     Python kernel that has nothing of ours gets the key by a line of code, if it is idle.
@@ -194,6 +199,7 @@ async def renew_key(
         connection: as in its connection file, with its original's key.
         key: the new one.
         connection_file: the fork's own, if it is to keep that one.
+        abandoned: `Notice.abandoned`.
 
     Returns:
         Whether it has the new key; otherwise it has the one in `connection`.
@@ -201,7 +207,11 @@ async def renew_key(
     limit = LIMITS_S["forked"]
     if await asyncio.to_thread(find_card, pid) is not None:
         notice = Notice(
-            event="forked", snapshot=snapshot, key=key, connection_file=connection_file
+            event="forked",
+            snapshot=snapshot,
+            key=key,
+            connection_file=connection_file,
+            abandoned=abandoned,
         )
         reply = await notify(connection, notice, limit)
         if reply is not None:

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "ASKED_WITHIN",
     "CARD_NAME",
     "KEEPER_NAME",
     "REPLY",
@@ -31,6 +32,9 @@ CARD_NAME = "jupyter-cr"
 KEEPER_NAME = "jupyter-cr"
 """argv[0] of the processes around a rebuilt tree (`jupyter_cr.engine.identity`)."""
 
+ASKED_WITHIN = "within"
+"""argv[4] of theirs, if the tree itself has asked for what it has become."""
+
 REQUEST, REPLY = "jupyter_cr_request", "jupyter_cr_reply"
 
 Event = Literal["checkpoint", "restored", "forked"]
@@ -41,6 +45,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
     protocol: int = 1
     hooks: tuple[str, ...] = ("checkpoint", "restore", "fork")
+    aborts: bool = False
+    """Whether it leaves out requests that are `Notice.abandoned`."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +61,9 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     original's file."""
     key: str | None = None
     """With which messages are to be signed after the reply; None to keep the one."""
+    abandoned: tuple[str, ...] = ()
+    """Ids of requests that wait in its queue and are to be answered with status
+    "aborted", since the kernel had asked itself for what it has become."""
     until: float | None = None
     """When whoever asks will have stopped listening, and the key must not be changed any
     more (seconds, time.time); None: never."""

@@ -60,6 +60,8 @@ class Revival:
     Attributes:
         engine: which does it.
         mode: ``fork`` beside the original, or ``restore`` in its place.
+        abandoned: of what a process of the kernel has asked for itself: ids of requests
+            that wait in the snapshot, and are not to be run.
         running, key_renewed: afterwards, what came of it.
     """
 
@@ -67,6 +69,7 @@ class Revival:
     snapshot: str
     mode: Literal["restore", "fork"]
     lazy: bool = False
+    abandoned: tuple[str, ...] | None = None
     progress: Progress | None = None
     running: Running | None = None
     key_renewed: bool = False
@@ -174,6 +177,7 @@ class SnapshotProvisioner(LocalProvisioner):
             "op": revival.mode,
             "name": revival.snapshot,
             "lazy": revival.lazy,
+            "asked_within": revival.abandoned is not None,
             "stay": True,
         }
         if revival.mode == "fork":
@@ -208,6 +212,7 @@ class SnapshotProvisioner(LocalProvisioner):
                 key,
                 snapshot=revival.snapshot,
                 connection_file=running.connection_file,
+                abandoned=revival.abandoned or (),
             )
             if revival.key_renewed:
                 connection["key"] = key
@@ -252,6 +257,7 @@ class SnapshotProvisioner(LocalProvisioner):
         snapshot: str,
         *,
         lazy: bool = False,
+        asked_within: bool = False,
         progress: Progress | None = None,
         before: Callable[[], None] | None = None,
     ) -> Running:
@@ -260,6 +266,7 @@ class SnapshotProvisioner(LocalProvisioner):
 
         Args:
             engine: which does it.
+            asked_within: a process of the kernel has asked for it.
             before: called when the tree that runs now is about to be ended.
 
         Raises:
@@ -280,6 +287,7 @@ class SnapshotProvisioner(LocalProvisioner):
                     "name": snapshot,
                     "replacing": self.pid,
                     "lazy": lazy,
+                    "asked_within": asked_within,
                     "stay": True,
                 }
                 running = await engine.run(request, Running, report)

@@ -53,6 +53,8 @@ async def replace_foreign(
     snapshot: str,
     progress: Progress | None,
     before: Callable[[], None],
+    *,
+    asked_within: bool = False,
 ) -> Running:
     """Bring a snapshot back in place of a kernel's processes. Nobody may look after it
     meanwhile (`KernelManager.stop_restarter`), who would take that for a crash.
@@ -61,6 +63,7 @@ async def replace_foreign(
         manager: the kernel's manager; its provisioner is a `LocalProvisioner`.
         engine: which does it.
         before: called when the tree that runs now is about to be ended.
+        asked_within: a process of the kernel has asked for it.
 
     Raises:
         CheckpointRestoreError: as the engine did; the kernel goes on.
@@ -77,6 +80,7 @@ async def replace_foreign(
         "op": "restore",
         "name": snapshot,
         "replacing": provisioner.pid,
+        "asked_within": asked_within,
         "stay": True,
     }
     running = await engine.run(request, Running, report)

@@ -154,6 +154,12 @@ class SnapshotHandler(_Handler):
         self.finish()
 
 
+class SummaryHandler(_Handler):
+    @_verb
+    async def get(self, name: str) -> None:
+        self.answer(await self.service.summary(name))
+
+
 class DocumentHandler(_Handler):
     @_verb
     async def get(self, name: str) -> None:
@@ -239,6 +245,7 @@ _OPERATION = rf"(?P<operation>{'|'.join(OPERATIONS)})"
 HANDLERS: list[tuple[str, type[APIHandler]]] = [
     ("/jupyter-cr/snapshots", SnapshotsHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}", SnapshotHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/summary", SummaryHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/document", DocumentHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/fork", ForkSnapshotHandler),
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/{_OPERATION}", OperationHandler),

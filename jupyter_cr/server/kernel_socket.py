@@ -184,7 +184,8 @@ class KernelSocket:
                 f"Process {caller.pid} is not this server's user's.",
                 f"Run the command as user {os.geteuid()}.",
             )
-        return _Peer(kernel_id, lineage[0], ())
+        is_within = any(self._find_kernel(each.pid) == kernel_id for each in lineage)
+        return _Peer(kernel_id, lineage[0], (), is_within)
 
     async def _find_peer(self, caller: _Caller) -> _Peer:
         deadline = time.monotonic() + _REBUILT_S
@@ -192,7 +193,7 @@ class KernelSocket:
             lineage = await asyncio.to_thread(_lineage, caller.pid)
             for place, process in enumerate(lineage):
                 if (kernel_id := self._find_kernel(process.pid)) is not None:
-                    return _Peer(kernel_id, lineage[0], lineage[place + 1 :])
+                    return _Peer(kernel_id, lineage[0], lineage[place + 1 :], True)
             # A tree that has just been rebuilt may ask before we have heard of it.
             if not _is_being_rebuilt(lineage) or time.monotonic() > deadline:
                 break
@@ -228,7 +229,9 @@ class KernelSocket:
                 progress(phase, fraction)
                 caller.tell_progress(phase, fraction)
 
-            return await request.run(self._service, peer.kernel_id, report)
+            return await request.run(
+                self._service, peer.kernel_id, report, asked_within=peer.is_within
+            )
 
         task = self._tasks.start(
             op, work, kernel_id=peer.kernel_id, snapshot=request.subject
@@ -313,6 +316,8 @@ class _Peer:
     """That has asked: the kernel, or one below it."""
     above: Sequence[psutil.Process]
     """The kernel's parent, and so on."""
+    is_within: bool
+    """Whether it is the kernel, or below it."""
 
     def who_am_i(self) -> WhoAmI:
         for process in self.above:

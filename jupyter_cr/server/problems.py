@@ -40,6 +40,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     """The kind of error, as its class is called in `jupyter_cr.errors`."""
     exit_code: int
+    not_kept: bool = False
+    """Whether it is only that what runs now could not be kept before a restore."""
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -67,6 +69,7 @@ def _problem_of_ours(error: CheckpointRestoreError) -> Problem:
         hint=error.hint,
         error=kind,
         exit_code=error.exit_code,
+        not_kept=error.not_kept,
     )
 
 

@@ -37,9 +37,17 @@ class OperationRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @abstractmethod
     async def run(
-        self, service: SnapshotService, kernel_id: str, progress: Progress
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
     ) -> object:
         """Do it.
+
+        Args:
+            asked_within: a process of the kernel has asked for it.
 
         Raises:
             CheckpointRestoreError: as the service does.
@@ -57,7 +65,12 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
         return self.name
 
     async def run(
-        self, service: SnapshotService, kernel_id: str, progress: Progress
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
     ) -> object:
         return await service.checkpoint(
             kernel_id,
@@ -73,7 +86,12 @@ class HibernateRequest(OperationRequest, frozen=True, forbid_unknown_fields=True
     note: str = ""
 
     async def run(
-        self, service: SnapshotService, kernel_id: str, progress: Progress
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
     ) -> object:
         return await service.hibernate(kernel_id, note=self.note, progress=progress)
 
@@ -89,7 +107,12 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
         return self.snapshot
 
     async def run(
-        self, service: SnapshotService, kernel_id: str, progress: Progress
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
     ) -> object:
         return await service.restore(
             kernel_id,
@@ -97,6 +120,7 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
             keep=self.keep,
             document=self.document,
             lazy=self.lazy,
+            asked_within=asked_within,
             progress=progress,
         )
 
@@ -113,14 +137,23 @@ class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
         return self.snapshot
 
     async def run(
-        self, service: SnapshotService, kernel_id: str, progress: Progress
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
     ) -> object:
         if self.snapshot is None:
             return await service.fork_kernel(
                 kernel_id, path=self.path, document=self.document, progress=progress
             )
         return await service.fork(
-            self.snapshot, path=self.path, document=self.document, progress=progress
+            self.snapshot,
+            path=self.path,
+            document=self.document,
+            asked_by=kernel_id if asked_within else None,
+            progress=progress,
         )
 
 
@@ -128,9 +161,16 @@ class UndoRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
 
     async def run(
-        self, service: SnapshotService, kernel_id: str, progress: Progress
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
     ) -> object:
-        return await service.undo(kernel_id, self.steps, progress=progress)
+        return await service.undo(
+            kernel_id, self.steps, asked_within=asked_within, progress=progress
+        )
 
 
 class ForkSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

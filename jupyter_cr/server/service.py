@@ -26,7 +26,7 @@ from jupyter_cr.errors import (
 )
 from jupyter_cr.image import Header, NotebookFacts, RunningRequest
 from jupyter_cr.kernels.engine_process import EngineProcess, Progress
-from jupyter_cr.kernels.glue_client import tell_kernel
+from jupyter_cr.kernels.glue_client import find_card, tell_kernel
 from jupyter_cr.kernels.provisioner import Revival, Running, SnapshotProvisioner
 from jupyter_cr.kernels.records import find_guardian
 from jupyter_cr.server.answers import (
@@ -91,6 +91,12 @@ class _Wanted(NamedTuple):
     lazy: bool
     engine: EngineProcess
     progress: Progress | None
+    abandoned: tuple[str, ...] | None = None
+    """If the kernel has asked for it itself: requests that it is not to go on with."""
+
+    @property
+    def going_on(self) -> tuple[RunningRequest, ...]:
+        return _going_on(self.header, self.abandoned)
 
 
 class SnapshotService:
@@ -337,6 +343,7 @@ class SnapshotService:
         keep: bool = True,
         document: bool = False,
         lazy: bool = False,
+        asked_within: bool = False,
         progress: Progress | None = None,
     ) -> RestoreAnswer:
         """Bring a kernel back to a snapshot of it: in place where it runs, under its old
@@ -347,9 +354,12 @@ class SnapshotService:
             document: bring its notebook back, too. The present one is in the snapshot
                 that is kept.
             lazy: let it go on before its memory is all there.
+            asked_within: a cell of the kernel has asked for it. Cells that wait in the
+                snapshot are answered with "aborted" then: that one may be among them.
 
         Raises:
-            UsageError: the snapshot is another kernel's.
+            UsageError: the snapshot is another kernel's; or it would bring back the cell
+                that asks for it, for ever.
             NoSuchSnapshot: there is none of that name.
             CheckpointRestoreError: what runs now cannot be kept, or the snapshot not be
                 brought back; the kernel goes on as it was.
@@ -357,8 +367,17 @@ class SnapshotService:
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
         async with self._alone(kernel_id), EngineProcess() as engine:
+            abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
-                kernel_id, snapshot, header, keep, document, lazy, engine, progress
+                kernel_id,
+                snapshot,
+                header,
+                keep,
+                document,
+                lazy,
+                engine,
+                progress,
+                abandoned,
             )
             if kernel_id in self._kernels:
                 with self._requests.held(kernel_id):
@@ -433,6 +452,7 @@ class SnapshotService:
             "restored",
             wanted.snapshot,
             kernel_id=wanted.kernel_id,
+            abandoned=wanted.abandoned or (),
         )
         path = ""
         if wanted.document:
@@ -446,7 +466,7 @@ class SnapshotService:
             path=path,
             elapsed_ms=running.elapsed_ms,
             warnings=(*running.warnings, *warnings),
-            running=wanted.header.notebook.running,
+            running=wanted.going_on,
         )
 
     async def _keep(self, provisioner: LocalProvisioner, wanted: _Wanted) -> str | None:
@@ -465,6 +485,7 @@ class SnapshotService:
                 f"{error.hint} It has not been replaced, since what runs now could not "
                 "be kept; restore without keeping it (keep=false) if it may be lost."
             ).strip()
+            error.not_kept = True
             raise
         return answer.name
 
@@ -477,12 +498,18 @@ class SnapshotService:
                 wanted.engine,
                 wanted.snapshot,
                 lazy=wanted.lazy,
+                asked_within=wanted.abandoned is not None,
                 progress=wanted.progress,
                 before=before,
             )
         manager = self._kernels.get_kernel(wanted.kernel_id)
         return await replace_foreign(
-            manager, wanted.engine, wanted.snapshot, wanted.progress, before
+            manager,
+            wanted.engine,
+            wanted.snapshot,
+            wanted.progress,
+            before,
+            asked_within=wanted.abandoned is not None,
         )
 
     async def _resume(self, wanted: _Wanted) -> RestoreAnswer:
@@ -535,6 +562,7 @@ class SnapshotService:
         *,
         path: str | None = None,
         document: bool = True,
+        asked_by: str | None = None,
         progress: Progress | None = None,
     ) -> ForkAnswer:
         """Start a new kernel from a snapshot, beside whatever runs.
@@ -544,14 +572,21 @@ class SnapshotService:
                 None.
             document: give it a copy of the notebook that was saved with the snapshot,
                 where there is one, and a session with it.
+            asked_by: the kernel that has asked for it, if one has. Cells that wait in the
+                snapshot are answered with "aborted" then, as in `restore`.
 
         Raises:
             NoSuchSnapshot: there is none of that name.
-            UsageError: `path` is taken, or the snapshot is not of a kernel.
+            UsageError: `path` is taken, or the snapshot is not of a kernel; or the fork
+                would ask for another one, for ever.
             CheckpointRestoreError: it cannot be brought back here.
         """
         async with EngineProcess() as engine:
-            return await self._fork(engine, snapshot, path, document, progress)
+            abandoned = None
+            if asked_by is not None:
+                header = await self._header(snapshot)
+                abandoned = await self._abandoned(asked_by, header)
+            return await self._fork(engine, snapshot, path, document, progress, abandoned)
 
     async def _fork(
         self,
@@ -560,6 +595,7 @@ class SnapshotService:
         path: str | None,
         document: bool,
         progress: Progress | None,
+        abandoned: tuple[str, ...] | None = None,
     ) -> ForkAnswer:
         header = await self._header(snapshot)
         if not header.kernel.connection:
@@ -568,7 +604,7 @@ class SnapshotService:
                 f"Fork it from a terminal: jupyter cr fork {snapshot}",
             )
         kernel_id = str(uuid.uuid4())
-        revival = Revival(engine, snapshot, "fork", progress=progress)
+        revival = Revival(engine, snapshot, "fork", abandoned=abandoned, progress=progress)
         content = b""
         if document and (found := await self._read_document(snapshot)):
             content = found
@@ -590,7 +626,7 @@ class SnapshotService:
             key_renewed=revival.key_renewed,
             elapsed_ms=revival.running.elapsed_ms,
             warnings=tuple(_fork_warnings(revival)),
-            running=header.notebook.running,
+            running=_going_on(header, abandoned),
             position=await self._lasting(snapshot, header),
         )
         self._emit(
@@ -623,7 +659,12 @@ class SnapshotService:
                 await self.delete([taken.name])
 
     async def undo(
-        self, kernel_id: str, steps: int = 1, *, progress: Progress | None = None
+        self,
+        kernel_id: str,
+        steps: int = 1,
+        *,
+        asked_within: bool = False,
+        progress: Progress | None = None,
     ) -> RestoreAnswer:
         """Bring a kernel back to its last snapshot; done again at once, to the one
         before it, and so on, until a cell is run or a new one is taken.
@@ -645,7 +686,9 @@ class SnapshotService:
                 f"{steps}.",
                 "Take one first, or name the one to restore.",
             )
-        return await self.restore(kernel_id, names[steps - 1], progress=progress)
+        return await self.restore(
+            kernel_id, names[steps - 1], asked_within=asked_within, progress=progress
+        )
 
     # Of snapshots
 
@@ -688,6 +731,14 @@ class SnapshotService:
             ImageError: there is none, or it is damaged.
         """
         return await asyncio.to_thread(operations.show_snapshot, name)
+
+    async def summary(self, name: str) -> Snapshot:
+        """One line of the list.
+
+        Raises:
+            NoSuchSnapshot: there is none.
+        """
+        return await asyncio.to_thread(self._store.summary, name)
 
     async def update(
         self,
@@ -782,6 +833,29 @@ class SnapshotService:
             )
         return provisioner
 
+    async def _abandoned(self, kernel_id: str, header: Header) -> tuple[str, ...] | None:
+        """What a kernel that asks for a snapshot itself is not to go on with: whatever
+        waits there. None if nothing in it could leave that out.
+
+        Raises:
+            UsageError: it could not, and the cell that asks waits there, too.
+        """
+        pid = _pid(self._provisioner(kernel_id))
+        card = await asyncio.to_thread(find_card, pid)
+        if card is not None and card.aborts:
+            return tuple(request.msg_id for request in header.notebook.running)
+        asking = {r.msg_id for r in self._requests.pending(kernel_id) if r.begun}
+        if asking & {r.msg_id for r in header.notebook.running if not r.begun}:
+            raise UsageError(
+                f"Snapshot {header.name} was taken while the cell that asks for it was "
+                "already waiting to be run: brought back, it would ask again, and so on "
+                "for ever.",
+                f"Run that cell by itself, or bring {header.name} back from outside: in "
+                f"the panel, or in a terminal: jupyter cr restore {header.name}. (In "
+                "Python kernels %load_ext jupyter_cr lets such cells be left out.)",
+            )
+        return None
+
     async def _lasting(self, name: str, header: Header) -> str:
         """The snapshot, or the one before it where it has served its purpose and goes."""
         if header.automatic not in (operations.HIBERNATED, FOR_A_FORK):
@@ -821,6 +895,13 @@ def _pid(provisioner: LocalProvisioner) -> int:
     pid = provisioner.pid
     assert pid is not None
     return pid
+
+
+def _going_on(
+    header: Header, abandoned: tuple[str, ...] | None
+) -> tuple[RunningRequest, ...]:
+    """The requests of a snapshot that the kernel goes on with."""
+    return tuple(r for r in header.notebook.running if r.begun or abandoned is None)
 
 
 def _fork_warnings(revival: Revival) -> Iterator[str]:

@@ -5,8 +5,10 @@
     ROOT/catalogue.sqlite     names, notes, tags, lineage, sizes, states: `catalogue`
     ROOT/reserve              room, so that on a full disk something can go: `reserve`
     ROOT/lock                 held while the catalogue is written, or made anew: `catalogue`
+    ROOT/seed                 of the hashes of pages: `packs`
+    ROOT/packs/ID.*           pages that one snapshot was the first to have: `packs`
     ROOT/snapshots/ID/        one snapshot; ID is 16 hexadecimal digits, and means nothing
-        manifest, pages       the image: `jupyter_cr.image`
+        manifest              the image, but for its pages: `jupyter_cr.image`
         twins                 its live twins, as the engine notes them: `twins`
         meta                  what the catalogue knows and the image does not: `meta`
         lease                 locked by whoever writes or reads the snapshot: `lease`
@@ -21,7 +23,9 @@ is one transaction on the catalogue, which only one process has at a time. Whoev
 snapshot holds its lease alone, whoever reads it holds it with others; Linux takes it back
 from a process that dies. Nothing is deleted but under a lease held alone, after the
 catalogue has said that it goes: so a removed snapshot that is being read goes with its last
-reader, and what a killed process leaves is found by the next (`garbage`).
+reader, and what a killed process leaves is found by the next (`garbage`). Of packs, the
+catalogue knows which pages snapshots need; a writer claims those that it has found before
+it refers to them, and what goes is hidden from writers before (`pack_table`).
 """
 
 from __future__ import annotations

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from jupyter_cr.errors import FutureImage, ImageError, UsageError
+from jupyter_cr.errors import FutureImage, ImageError, LockedImage, UsageError
 from jupyter_cr.image import Document, Header, ImageReader, Outcome
 from jupyter_cr.image.pack import SUFFIXES, pack_files
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.reader import MANIFEST
+from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import PACKS, packs_beside, root_of
 from jupyter_cr.store.meta import Meta, read_meta
 from jupyter_cr.store.names import check_name
@@ -37,7 +38,7 @@ __all__ = [
     "own_usage",
 ]
 
-Stored = Literal["saving", "live", "durable", "corrupt", "future", "removed"]
+Stored = Literal["saving", "live", "durable", "corrupt", "future", "locked", "removed"]
 """``removed``: only its readers, or a process that was killed, have kept it."""
 
 MISSING = "none none none"
@@ -156,13 +157,13 @@ def examine(directory: Path) -> Examined:
     )
     usage: Mapping[str, Sequence[Interval]] = {}
     try:
-        with ImageReader(directory, packs_beside(directory)) as reader:
+        with ImageReader(directory, packs_beside(directory), store_cipher()) as reader:
             header, outcome, usage = reader.header, reader.outcome, reader.usage
             facts = facts_of(header, outcome, has_document=reader.has(Document))
             facts["trusted"] = is_signed(root_of(directory), directory, reader.manifest)
             reader.check_packs()
     except ImageError as error:
-        state: Stored = "future" if isinstance(error, FutureImage) else "corrupt"
+        state = _state_of(error)
         # One whose pack is not there now may be whole again tomorrow: it needs the others.
         return Examined(
             msgspec.structs.replace(entry, state=state, problem=error.message), usage
@@ -171,6 +172,12 @@ def examine(directory: Path) -> Examined:
     note = header.note if meta.note is None else meta.note
     entry = msgspec.structs.replace(entry, name=name, note=note, **facts)
     return Examined(entry, usage)
+
+
+def _state_of(error: ImageError) -> Stored:
+    if isinstance(error, FutureImage):
+        return "future"
+    return "locked" if isinstance(error, LockedImage) else "corrupt"
 
 
 def fit_name(name: str) -> str:

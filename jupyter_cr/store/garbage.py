@@ -237,7 +237,7 @@ def collect(catalogue: Catalogue, root: Path) -> Freed:
             if (there[id_] / MANIFEST).exists():
                 add_packs(session, root, [id_])
                 with suppress(FileNotFoundError):
-                    found.append(adopt(session, examine(there[id_])).name or id_)
+                    found.append(adopt(session, root, examine(there[id_])).name or id_)
             else:
                 strays.append(there[id_])
         missing = [session.get(id_) for id_ in known - there.keys()]

@@ -14,18 +14,35 @@ from jupyter_cr.store.entry import (
     MISSING,
     UNFINISHED,
     Entry,
+    Examined,
     examine,
     fingerprint,
     own_usage,
 )
 from jupyter_cr.store.garbage import is_attended
 from jupyter_cr.store.layout import SNAPSHOTS
+from jupyter_cr.store.packs import add_packs
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Snapshot, State
 from jupyter_cr.store.twins import are_twins_alive
 
 __all__ = ["parents_of", "show"]
 
+_OF_IMAGES = (
+    "created",
+    "note",
+    "kernel_id",
+    "kernel_name",
+    "path",
+    "has_document",
+    "automatic",
+    "pid",
+    "comm",
+    "logical",
+    "processes",
+    "downtime_ms",
+)
+"""Those that an image determines, and its meta."""
 _FOUND_OUT = ("state", "problem", "own", "trusted", "fingerprint")
 """Fields of an `Entry` that say how its image is."""
 
@@ -56,29 +73,40 @@ def show(
                 # Whoever wrote it is dead, and nobody has cleared it yet.
                 continue
             entry = replace(entry, own=own_usage(directory))
-        elif fingerprint(directory) != entry.fingerprint:
-            entry = _looked_at(entry, directory)
-            changed.append(entry)
+        elif entry.state == "locked" or fingerprint(directory) != entry.fingerprint:
+            found = _looked_at(entry, directory)
+            if found.entry != entry:
+                changed.append(found)
+            entry = found.entry
         shown.append(_snapshot(entry, names.get(entry.parent, ""), directory))
     if changed:
         # Where it can be written.
         with suppress(StorageError):
-            catalogue.write(lambda session: _correct(session, changed))
+            catalogue.write(lambda session: _correct(session, root, changed))
     return shown
 
 
-def _looked_at(entry: Entry, directory: Path) -> Entry:
+def _looked_at(entry: Entry, directory: Path) -> Examined:
     try:
-        found = examine(directory).entry
+        found, usage = examine(directory)
     except FileNotFoundError:
         problem = f"Its directory {directory} is gone."
-        return replace(entry, state="corrupt", problem=problem, own=0, fingerprint=MISSING)
-    return replace(entry, **{field: getattr(found, field) for field in _FOUND_OUT})
+        gone = replace(entry, state="corrupt", problem=problem, own=0, fingerprint=MISSING)
+        return Examined(gone, {})
+    fields = {field: getattr(found, field) for field in _FOUND_OUT}
+    if entry.state == "locked":
+        # Nothing has been known of it.
+        fields = {field: getattr(found, field) for field in (*_FOUND_OUT, *_OF_IMAGES)}
+    return Examined(replace(entry, **fields), usage)
 
 
-def _correct(session: Session, entries: Iterable[Entry]) -> None:
-    for entry in entries:
-        fields = {field: getattr(entry, field) for field in _FOUND_OUT}
+def _correct(session: Session, root: Path, changed: Iterable[Examined]) -> None:
+    for entry, usage in changed:
+        fields = {field: getattr(entry, field) for field in (*_FOUND_OUT, *_OF_IMAGES)}
+        if usage:
+            unknown = [pack for pack in usage if not session.packs.has(pack)]
+            add_packs(session, root, unknown)
+            fields["shared"] = session.packs.use(entry.id, usage)
         session.update(entry.id, **fields)
 
 

@@ -12,6 +12,7 @@ from jupyter_cr.image.pack import SUFFIXES, Pack, drop_blocks, pack_files
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import UNFINISHED, disk_usage
+from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import PACKS
 from jupyter_cr.store.session import Session
 
@@ -20,6 +21,7 @@ __all__ = [
     "add_packs",
     "collect_packs",
     "idle_packs",
+    "names_on_disk",
 ]
 
 _MOST = 3
@@ -61,13 +63,14 @@ def add_packs(session: Session, root: Path, names: Iterable[str] | None = None) 
     Args:
         names: None for all that there are. One that is damaged is not told of.
     """
-    for name in _names_on_disk(root) if names is None else names:
-        with suppress(ImageError), Pack(root / PACKS, name) as pack:
+    for name in names_on_disk(root) if names is None else names:
+        with suppress(ImageError), Pack(root / PACKS, name, store_cipher()) as pack:
             pages, stored = pack.kept
             session.packs.add(name, pages=pages, stored=stored, samples=pack.samples())
 
 
-def _names_on_disk(root: Path) -> list[str]:
+def names_on_disk(root: Path) -> list[str]:
+    """Of all packs that there are, known or not."""
     with suppress(FileNotFoundError):
         return sorted(
             {path.stem for path in (root / PACKS).iterdir() if path.suffix in SUFFIXES}
@@ -81,7 +84,7 @@ def idle_packs(session: Session, root: Path) -> list[str]:
     those that snapshots do not need all of."""
     writing = {entry.id for entry in session.in_state(*UNFINISHED)}
     known = set(session.packs.names())
-    strays = [n for n in _names_on_disk(root) if n not in known and n not in writing]
+    strays = [n for n in names_on_disk(root) if n not in known and n not in writing]
     return [*strays, *filter(session.packs.is_idle, known)]
 
 
@@ -136,7 +139,7 @@ def _drop(catalogue: Catalogue, root: Path, name: str, needed: list[Interval]) -
     freed = 0
     # On a full disk, or where it is damaged, it stays as it is.
     with suppress(ImageError, StorageError):
-        freed = drop_blocks(root / PACKS, name, needed)
+        freed = drop_blocks(root / PACKS, name, needed, store_cipher())
 
     def tell(session: Session) -> None:
         add_packs(session, root, [name])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jupyter_cr.image import ImageReader
+from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import packs_beside, root_of
 from jupyter_cr.store.lease import Lease
 from jupyter_cr.store.trust import is_signed
@@ -33,7 +34,7 @@ class StoredReader(ImageReader):
         self._lease = lease
         self._closed = closed
         try:
-            super().__init__(directory, packs_beside(directory))
+            super().__init__(directory, packs_beside(directory), store_cipher())
         except BaseException:
             lease.release()
             raise

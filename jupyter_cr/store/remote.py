@@ -61,6 +61,7 @@ from jupyter_cr.store.transfer import (
     copy_into,
     find_same,
     milliseconds_since,
+    refuse_encrypted,
     refuse_unfinished,
 )
 from jupyter_cr.store.trust import SIGNATURE
@@ -225,6 +226,7 @@ class RemoteStore:
         wanted = check_name(as_name or name)
         with local.open(name) as reader:
             refuse_unfinished(reader, name)
+            refuse_encrypted(reader, name)
             source = local.summary(name)
             # A name that nobody asked for is not worth an error.
             is_fixed = as_name is not None or source.named

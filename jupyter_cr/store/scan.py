@@ -13,7 +13,7 @@ from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.entry import Entry, Examined, examine, is_id
 from jupyter_cr.store.layout import SNAPSHOTS
 from jupyter_cr.store.meta import read_meta
-from jupyter_cr.store.packs import add_packs
+from jupyter_cr.store.packs import add_packs, names_on_disk
 from jupyter_cr.store.session import Session
 
 __all__ = ["adopt", "fill", "is_empty", "iter_directories"]
@@ -44,7 +44,7 @@ def fill(root: Path, session: Session) -> None:
         with suppress(FileNotFoundError):
             found.append(_found(directory))
     for one in sorted(found, key=lambda one: (one.entry.created, one.entry.id)):
-        adopt(session, one)
+        adopt(session, root, one)
     session.guess_positions()
 
 
@@ -59,7 +59,7 @@ def _found(directory: Path) -> Examined:
     return Examined(entry, usage)
 
 
-def adopt(session: Session, found: Examined) -> Entry:
+def adopt(session: Session, root: Path, found: Examined) -> Entry:
     """Add a snapshot to the catalogue, under another name where its own is taken."""
     entry, usage = found
     if entry.name is not None:
@@ -70,7 +70,7 @@ def adopt(session: Session, found: Examined) -> Entry:
         entry = msgspec.structs.replace(entry, name=name)
     shared = session.packs.use(entry.id, usage)
     session.insert(msgspec.structs.replace(entry, shared=shared))
-    if entry.state in ("saving", "future"):
+    if entry.state in ("saving", "future", "locked"):
         # There is no telling what it needs.
-        session.packs.claim(entry.id, session.packs.names())
+        session.packs.claim(entry.id, names_on_disk(root))
     return entry

@@ -11,10 +11,10 @@ __all__ = ["HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
 HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
 
-State = Literal["saving", "live", "warm", "durable", "corrupt", "future"]
+State = Literal["saving", "live", "warm", "durable", "corrupt", "future", "locked"]
 """``saving``: being written; ``live``: being written, and its twins can be forked already;
 ``durable``: on disk; ``warm``: on disk, and its twins live; ``corrupt``: damaged;
-``future``: written by a later release."""
+``future``: written by a later release; ``locked``: encrypted, and its key not at hand."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StorageError, StoreBusy
 from jupyter_cr.store import garbage, scan
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import UNFINISHED, Entry, fingerprint, new_id
+from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
@@ -229,6 +230,8 @@ class Store:
                 (self.root / part).mkdir(mode=0o700, exist_ok=True)
         keep_room(self.root)
         seed = page_seed(read_secret(self.root))
+        # Found out now, whether it can be read.
+        store_cipher()
         directory = self._directory(new_id())
         made: list[Lease] = []
 

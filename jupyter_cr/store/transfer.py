@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from jupyter_cr.errors import ImageError, NameTaken, StorageError, StoreBusy
+from jupyter_cr.errors import ImageError, NameTaken, StorageError, StoreBusy, UsageError
 from jupyter_cr.image import ImageReader
 from jupyter_cr.image.copy import copy_image
 from jupyter_cr.store.push_signature import PushSignature
@@ -83,6 +83,19 @@ def refuse_unfinished(reader: ImageReader, name: str) -> None:
         raise StoreBusy(
             f"Snapshot {name} is still being saved.",
             "Wait until it is durable: jupyter cr list shows that.",
+        )
+
+
+def refuse_encrypted(reader: ImageReader, name: str) -> None:
+    """See that nothing that is encrypted here would be readable elsewhere.
+
+    Raises:
+        UsageError: it would.
+    """
+    if reader.is_encrypted:
+        raise UsageError(
+            f"Snapshot {name} is encrypted, and would not be where it is pushed to.",
+            f"Carry it yourself: jupyter cr export {name} - | age -r RECIPIENT > FILE",
         )
 
 

@@ -15,6 +15,7 @@ from jupyter_cr.image import Document, Header, ImageWriter, Outcome
 from jupyter_cr.image.record_file import sync_directory
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import Entry, facts_of, fingerprint, own_usage
+from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import packs_beside, root_of
 from jupyter_cr.store.lease import Lease
 from jupyter_cr.store.packs import FoundPacks
@@ -67,7 +68,10 @@ class StoredWriter(ImageWriter):
         self._trusted = trusted
         packs = packs_beside(directory)
         known = FoundPacks(catalogue, entry.id)
-        super().__init__(directory, packs, seed=seed, base=base, known=known)
+        cipher = store_cipher()
+        if base is not None and base.is_encrypted != (cipher is not None):
+            base = None
+        super().__init__(directory, packs, seed=seed, base=base, known=known, cipher=cipher)
 
     @property
     def id(self) -> str:

@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+from jupyter_cr.tracer import yama
 from jupyter_cr.tracer.arch.x86_64 import PAGE, SYSCALLS, seed_program
 from jupyter_cr.tracer.proc.pagemap import has_pagemap_scan
 from jupyter_cr.tracer.proc.status import read_status
@@ -68,7 +69,7 @@ class Capabilities:
 
     @property
     def can_checkpoint(self) -> bool:
-        """Whether processes that this user may trace can be checkpointed."""
+        """Whether this user's processes can be checkpointed."""
         return self._have(*_CHECKPOINT)
 
     @property
@@ -83,13 +84,21 @@ class Capabilities:
 
     @property
     def can_restore(self) -> bool:
-        """Whether a tree can be rebuilt with its pids, in one way or the other."""
-        return self.can_restore_here or self.can_restore_in_namespace
+        """Whether a tree can be rebuilt with its pids, in place of one that runs. It is
+        always in a namespace, whoever may choose pids here."""
+        return self.can_restore_in_namespace and self._have("pidfd_getfd")
 
     @property
     def can_fork(self) -> bool:
         """Whether a tree can be rebuilt beside one that has the same pids."""
         return self.can_restore_in_namespace
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What stands in the way of checkpoints, restores or forks. Whatever else is not
+        there makes no more than a difference."""
+        needed = {*_CHECKPOINT, *_REBUILD, "pid_namespace"}
+        return tuple(i.name for i in self.items if i.name in needed and not i.ok)
 
     def _have(self, *names: str) -> bool:
         return all(self.get(name).ok for name in names)
@@ -98,6 +107,7 @@ class Capabilities:
 _REBUILD = ("architecture", "ptrace_child")
 _CHECKPOINT = (
     *_REBUILD,
+    "ptrace_other",
     "rseq",
     "kcmp",
     "pidfd_getfd",
@@ -269,17 +279,25 @@ def _syscall(name: str, *args: int | ctypes.Array[ctypes.c_char]) -> int:
 
 
 @contextmanager
-def _sleeping_child() -> Iterator[int]:
-    """A child with this process's memory and descriptors that waits to be killed."""
+def _sleeping_child(prepare: Callable[[], object] = os.getpid) -> Iterator[int]:
+    """A child with this process's memory and descriptors that waits to be killed, once it
+    has done what is to be prepared."""
     parent = os.getpid()
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             _become_throw_away(parent)
+            prepare()
+            os.write(writer, b"x")
+            os.close(writer)
             while True:
                 signal.pause()
         finally:
             os._exit(0)
+    os.close(writer)
+    os.read(reader, 1)
+    os.close(reader)
     try:
         yield pid
     finally:
@@ -296,7 +314,8 @@ _KCMP_FILE = 0
 _PR_GET_TID_ADDRESS = 40
 _CLONE_NEWNS, _CLONE_NEWUTS = 0x20000, 0x4000000
 _CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
-_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
+_MS_REC, _MS_SLAVE = 0x4000, 0x80000
+_CAP_SYS_ADMIN = 21
 _TCP_REPAIR = 19
 _UFFD_USER_MODE_ONLY = 1
 _UFFDIO_API = 0xC018AA3F
@@ -346,7 +365,9 @@ def _probe_ptrace_other() -> str:
         _seize(sibling)
         return "PTRACE_SEIZE of a process that is no descendant works"
 
-    with _sleeping_child() as sibling:
+    # As a kernel does that is asked for it (`jupyter_cr.tracer.yama`).
+    prepare = yama.let_everybody_trace if yama.is_asked_for() else os.getpid
+    with _sleeping_child(prepare) as sibling:
         outcome = _run_in_child(seize_sibling)
     detail = outcome.detail + _yama_note()
     if not outcome.ok:
@@ -355,7 +376,7 @@ def _probe_ptrace_other() -> str:
 
 
 def _yama_note() -> str:
-    scope = _read_setting("/proc/sys/kernel/yama/ptrace_scope")
+    scope = yama.ptrace_scope()
     return f" (Yama ptrace_scope = {scope})" if scope else ""
 
 
@@ -470,12 +491,16 @@ def _probe_user_namespace() -> str:
 
 
 def _run_in_pid_namespace(run: Callable[[], str]) -> str:
-    """Runs a function as pid 1 of a new pid namespace, with a new user namespace around
-    it where that is the only way."""
+    """Runs a function as pid 1 of a new pid namespace, in a mount namespace of its own,
+    and with a new user namespace around them for who has no CAP_SYS_ADMIN: as
+    `jupyter_cr.engine.container` does."""
     how = "directly"
-    if _libc.unshare(_CLONE_NEWPID) == -1:
+    if read_status("self").cap_effective >> _CAP_SYS_ADMIN & 1:
+        _check(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWPID), "unshare(CLONE_NEWPID)")
+    else:
         _enter_user_namespace()
-        _check(_libc.unshare(_CLONE_NEWPID), "unshare(CLONE_NEWPID) in a user namespace")
+        result = _libc.unshare(_CLONE_NEWNS | _CLONE_NEWPID)
+        _check(result, "unshare(CLONE_NEWPID) in a user namespace")
         how = "in a user namespace of its own"
     outcome = _run_in_child(run)
     if not outcome.ok:
@@ -493,9 +518,8 @@ def _probe_pid_namespace() -> str:
 
 def _probe_mount_proc() -> str:
     def mount() -> str:
-        _check(_libc.unshare(_CLONE_NEWNS), "unshare(CLONE_NEWNS)")
-        private = ctypes.c_ulong(_MS_REC | _MS_PRIVATE)
-        _check(_libc.mount(None, b"/", None, private, None), "mount(/, MS_PRIVATE)")
+        slave = ctypes.c_ulong(_MS_REC | _MS_SLAVE)
+        _check(_libc.mount(None, b"/", None, slave, None), "mount(/, MS_SLAVE)")
         plain = ctypes.c_ulong(0)
         result = _libc.mount(b"proc", b"/proc", b"proc", plain, None)
         _check(result, "mount of a new /proc")
@@ -504,6 +528,15 @@ def _probe_mount_proc() -> str:
         return "a new pid namespace can have a /proc of its own"
 
     return _run_in_pid_namespace(mount)
+
+
+def _probe_setns() -> str:
+    def enter() -> str:
+        fd = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        _syscall("setns", fd, _CLONE_NEWNS)
+        return "a process can enter a mount namespace"
+
+    return _run_in_pid_namespace(enter)
 
 
 def _open_userfaultfd(flags: int) -> None:
@@ -596,7 +629,7 @@ def _read_setting(path: str) -> str:
 _CONTAINER = (
     "In a container this is its seccomp profile's doing (Docker's and containerd's "
     "default ones): run it with a profile that also allows kcmp, pidfd_getfd, clone3, "
-    "unshare and userfaultfd (`--security-opt seccomp=PROFILE`; KubeSpawner: "
+    "unshare, setns, mount and userfaultfd (`--security-opt seccomp=PROFILE`; KubeSpawner: "
     "`container_security_context` with a `seccompProfile`)."
 )
 
@@ -605,19 +638,21 @@ def _advise(*sentences: str) -> Callable[[], str]:
     return lambda: " ".join(sentences)
 
 
-def _advise_ptrace_other() -> str:
-    scope = _read_setting("/proc/sys/kernel/yama/ptrace_scope")
+def _advise_ptrace_other(scope: str | None = None) -> str:
+    scope = yama.ptrace_scope() if scope is None else scope
     if scope == "1":
         return (
-            "Yama lets a process trace its descendants only: kernels that the Jupyter "
-            "server starts through jupyter-cr can still be checkpointed. For kernels "
-            "started elsewhere: `sysctl kernel.yama.ptrace_scope=0`, or give the program "
-            "CAP_SYS_PTRACE."
+            "Yama lets a process trace its descendants only, and no kernel is one of the "
+            "engine's: `sysctl kernel.yama.ptrace_scope=0`, or give the program "
+            f"CAP_SYS_PTRACE. Without either, start the server with `{yama.VARIABLE}=any` "
+            "in its environment: Python kernels with jupyter_cr then let themselves be "
+            "traced, as long as they have no child processes that they have not forked "
+            "themselves."
         )
     if scope in ("2", "3"):
         return (
             f"The administrator closed ptrace (Yama ptrace_scope = {scope}): "
-            "`sysctl kernel.yama.ptrace_scope=1` is enough"
+            "`sysctl kernel.yama.ptrace_scope=0`"
             + ("." if scope == "2" else ", but only after a reboot.")
         )
     return f"A security module or a filter refuses it. {_CONTAINER}"
@@ -657,7 +692,7 @@ _PROBES = (
     _Probe("ptrace_child", "everything", _probe_ptrace_child, _TRACE_ADVICE),
     _Probe(
         "ptrace_other",
-        "checkpoints of kernels that this program has not started itself",
+        "checkpoints: no kernel is a descendant of the engine",
         _probe_ptrace_other,
         _advise_ptrace_other,
     ),
@@ -716,6 +751,12 @@ _PROBES = (
         _advise_user_namespace,
     ),
     _Probe(
+        "setns",
+        "speed: without it forks of warm snapshots are read from disk, as all others",
+        _probe_setns,
+        _advise_user_namespace,
+    ),
+    _Probe(
         "mount_proc",
         "psutil and other readers of /proc inside forks",
         _probe_mount_proc,
@@ -723,7 +764,8 @@ _PROBES = (
             "In such a fork /proc shows the pids outside. Linux permits a new /proc only",
             "where nothing is mounted over parts of the present one, as container",
             "runtimes do: `--security-opt systempaths=unconfined`, or `procMount:",
-            "Unmasked` in a pod with `hostUsers: false`.",
+            "Unmasked` in a pod with `hostUsers: false`. It also needs mount, which the",
+            "seccomp and AppArmor profiles of containers forbid.",
         ),
     ),
     _Probe(

@@ -17,6 +17,7 @@ import {
 } from './format';
 import { isHibernated, type SnapshotModel } from './model';
 import type { INoticeAction, Notices } from './notices';
+import { save } from './saving';
 import type { Settings } from './settings';
 import type { Sleepers } from './sleep/sleepers';
 import type { ITarget, Targets } from './targets';
@@ -414,7 +415,7 @@ export class Actions {
       context.model.sharedModel.transact(() =>
         context.model.fromJSON(content as nbformat.INotebookContent)
       );
-      await context.save();
+      await save(context);
     }
     const path = model.get(name)?.path;
     if (!panels.length && path) {
@@ -433,8 +434,7 @@ export class Actions {
   ): INoticeAction[] {
     const { model, trans } = this.parts;
     const snapshot = model.get(name);
-    // The server says so where what runs now cannot be kept.
-    if (!snapshot || !error.hint.includes('keep=false')) {
+    if (!snapshot || !error.isNotKept) {
       return [];
     }
     return [
@@ -619,7 +619,7 @@ export class Actions {
       context?.model.dirty &&
       !context.model.readOnly
     ) {
-      await context.save();
+      await save(context);
     }
   }
 

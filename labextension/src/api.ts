@@ -40,12 +40,14 @@ export class SnapshotError extends Error {
    * @param hint The next step; may be empty.
    * @param kind The kind of error, as the server's `error` says.
    * @param status HTTP's; 0 if there was no answer.
+   * @param isNotKept Whether it is only that what runs now could not be kept.
    */
   constructor(
     message: string,
     readonly hint = '',
     readonly kind = '',
-    readonly status = 0
+    readonly status = 0,
+    readonly isNotKept = false
   ) {
     super(message);
     this.name = 'SnapshotError';
@@ -57,7 +59,8 @@ export class SnapshotError extends Error {
       problem.detail,
       problem.hint,
       problem.error,
-      problem.status
+      problem.status,
+      problem.not_kept
     );
   }
 
@@ -115,6 +118,11 @@ export class SnapshotClient {
       Object.fromEntries(given.map(([key, value]) => [key, String(value)]))
     );
     return this.request<IPage>('GET', 'snapshots' + search);
+  }
+
+  /** A snapshot as it is in the list. */
+  async summary(name: string): Promise<ISnapshot> {
+    return this.request('GET', `${snapshotPath(name)}/summary`);
   }
 
   /** All that is known of a snapshot. */

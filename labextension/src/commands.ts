@@ -16,6 +16,7 @@ import type { Actions } from './actions';
 import { baseName } from './format';
 import { cameraIcon, forkIcon, moonIcon } from './icons';
 import { isHibernated, isUsable, type SnapshotModel } from './model';
+import { obstacles } from './obstacles';
 import type { Sleepers } from './sleep/sleepers';
 import type { ITarget, Targets } from './targets';
 import type { ISnapshot } from './types';
@@ -157,7 +158,8 @@ export function addCommands(parts: ICommandParts): void {
 
   /** Why something cannot be done, for those who ask the button. */
   function refusal(): string | undefined {
-    return model.capabilities?.items.find(item => !item.ok)?.advice;
+    const { capabilities } = model;
+    return capabilities ? obstacles(capabilities)[0]?.advice : undefined;
   }
 
   commands.addCommand(CommandIDs.snapshot, {

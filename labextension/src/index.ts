@@ -21,6 +21,7 @@ import { Notices } from './notices';
 import { SnapshotPanel } from './panel/panel';
 import { addRestoreCard } from './launcher';
 import { addSleepCards } from './sleep/cards';
+import { askWhatInstead } from './sleep/instead';
 import { addSleepNotices } from './sleep/notice';
 import { RunningSleepers } from './sleep/running';
 import { Sleepers } from './sleep/sleepers';
@@ -80,7 +81,9 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     const { commands, serviceManager, shell } = app;
     const model = new SnapshotModel(serviceManager);
     const targets = new Targets(shell, notebooks, consoles);
-    const sleepers = new Sleepers(model, targets);
+    const sleepers = new Sleepers(model, targets, snapshot =>
+      askWhatInstead(snapshot, trans)
+    );
     const settings = new Settings();
     const actions = new Actions({
       model,

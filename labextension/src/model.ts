@@ -215,6 +215,8 @@ export class SnapshotModel implements IDisposable {
         if (event.former_name) {
           this.forget(event.former_name);
         }
+        // What is on its way may be older.
+        await this.fetches.get(event.snapshot!);
         await this.fetch(event.snapshot!);
         break;
       case 'deleted':
@@ -246,17 +248,17 @@ export class SnapshotModel implements IDisposable {
       return;
     }
     try {
-      const { snapshots } = await this.client.list({ q: name });
-      const found = snapshots.find(snapshot => snapshot.name === name);
-      if (found) {
-        const others = this.all.filter(snapshot => snapshot.name !== name);
-        const place = others.findIndex(other => other.created <= found.created);
-        others.splice(place < 0 ? others.length : place, 0, found);
-        this.all = others;
-        this.rebuild();
+      const found = await this.client.summary(name);
+      const others = this.all.filter(snapshot => snapshot.name !== name);
+      const place = others.findIndex(other => other.created <= found.created);
+      others.splice(place < 0 ? others.length : place, 0, found);
+      this.all = others;
+      this.rebuild();
+    } catch (error) {
+      // It may have been deleted, or renamed, meanwhile: another event tells of that.
+      if ((error as SnapshotError).kind !== 'NoSuchSnapshot') {
+        await this.refresh();
       }
-    } catch {
-      await this.refresh();
     }
   }
 

@@ -5,7 +5,7 @@
 
 /** In which state a snapshot is. */
 export type State =
-  'saving' | 'live' | 'warm' | 'durable' | 'corrupt' | 'future';
+  'saving' | 'live' | 'warm' | 'durable' | 'corrupt' | 'future' | 'locked';
 
 /** One line of a list of snapshots. */
 export interface ISnapshot {
@@ -176,6 +176,8 @@ export interface IProblem {
   /** The kind of error as one word. */
   error: string;
   exit_code: number;
+  /** Whether it is only that what runs now could not be kept before a restore. */
+  not_kept: boolean;
 }
 
 /** What a task does. */
@@ -209,6 +211,8 @@ export interface ICapabilities {
   can_checkpoint: boolean;
   /** And fork. */
   can_restore: boolean;
+  /** Names of the items that stand in the way of either. */
+  missing: string[];
   items: ICapability[];
 }
 

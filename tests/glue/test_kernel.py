@@ -60,13 +60,13 @@ def say(connection: dict[str, Any], **fields: Any) -> Any:
 
 def test_calling_card(user: User) -> None:
     with glued(user) as (cr, original):
-        assert find_card(original.pid) == Card()
+        assert find_card(original.pid) == Card(aborts=True)
         pid, _ = cr.fork(cr.checkpoint(original.pid))
-        assert find_card(pid) == Card()
+        assert find_card(pid) == Card(aborts=True)
         original.do("%unload_ext jupyter_cr")
         assert find_card(original.pid) is None
         original.do("%load_ext jupyter_cr")
-        assert find_card(original.pid) == Card()
+        assert find_card(original.pid) == Card(aborts=True)
 
 
 def test_a_kernel_without_us_has_no_card(user: User) -> None:

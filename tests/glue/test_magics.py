@@ -61,7 +61,8 @@ def answer_after(frontend: Frontend, code: str, expression: str) -> str:
     def answered() -> bool:
         try:
             said.append(frontend.value(expression, limit=1))
-        except TimeoutError:
+        except (TimeoutError, KeyError):
+            # Not yet; or aborted, behind a cell that has failed.
             return False
         return True
 
@@ -121,6 +122,34 @@ def test_undo_and_discard(user: User) -> None:
         assert answer_after(original, f"%restore {cr.prefix}-one --discard", "x") == "1"
         names = [snapshot["name"] for snapshot in cr("list")]
         assert not [name for name in names if name.startswith(f"before-{cr.prefix}")]
+
+
+def test_all_cells_at_once(user: User) -> None:
+    """No server knows what waits in the queue, but it comes to an end: a kernel that was
+    restored without a server cannot ask for it again."""
+    with magic_kernel(user) as (cr, original):
+        log = user.home / "count"
+        count = f"with open({str(log)!r}, 'a') as file: file.write('{{}}')"
+        name = f"{cr.prefix}-one"
+        for code in (f"%checkpoint {name}", count.format("a")):
+            original.client.execute(code)
+        original.client.execute(f"%restore {name}\n{count.format('b')}")
+        wait_until(lambda: log.exists() and log.read_text() == "aa", "it goes back")
+        assert answer_after(original, "", "x") == "1"
+        original.do(count.format("c"))
+        assert log.read_text() == "aac"
+        assert len(cr("list")) == 2
+
+
+def test_the_command_in_a_kernel_that_it_has_restored(user: User) -> None:
+    """It would end itself, and there is no server to ask."""
+    with magic_kernel(user) as (cr, original):
+        name = cr.checkpoint(original.pid)
+        cr.restore(name)
+        code = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
+        said = original.run(f"!{user.python} -c '{code}' restore {name} 2>&1")
+        assert "finds no server that looks after it" in " ".join(said.split()), said
+        assert original.value("x") == "1"
 
 
 def test_a_cell_after_its_snapshot(user: User) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.conftest import ROOT, User
-from tests.server.harness import TOKEN, Server, jupyter_server, notebook
+from tests.server.harness import TOKEN, Server, jupyter_server, notebook, start_server
 
 __all__ = [
     "BUNDLE",
@@ -245,6 +245,19 @@ class LabServer:
 
     server: Server
     browser: Browser
+    options: Sequence[str] = ()
+
+    @contextmanager
+    def restarted(self) -> Iterator[Server]:
+        """Stop the server, and have another one in its place."""
+        self.server.stop()
+        server = start_server(
+            self.server.user, *self.options, serve=_LAB, port=self.server.port
+        )
+        try:
+            yield server
+        finally:
+            server.stop()
 
     def write(self, path: str, *sources: str) -> None:
         """A notebook with these cells."""
@@ -287,13 +300,14 @@ def lab(
     user: User,
     theme: str = "JupyterLab Light",
     settings: Mapping[str, dict[str, Any]] | None = None,
-    *,
+    *options: str,
     is_shared: bool = False,
 ) -> Iterator[LabServer]:
     """JupyterLab for a user, in this theme.
 
     Args:
         settings: of JupyterLab's plugins, by their names.
+        options: of the server.
         is_shared: with jupyter-collaboration, which is left alone otherwise.
     """
     home = user.home
@@ -317,8 +331,8 @@ def lab(
     for path in (home, *home.rglob("*")):
         os.chown(path, user.uid, user.uid, follow_symlinks=False)
     static = Path(sys.prefix) / "share" / "jupyter" / "lab"
-    options = [f"--LabApp.app_dir={static}"]
+    options = (f"--LabApp.app_dir={static}", *options)
     if not is_shared:
-        options.append("--YDocExtension.disable_rtc=True")
+        options = ("--YDocExtension.disable_rtc=True", *options)
     with jupyter_server(user, *options, serve=_LAB) as server, chromium() as browser:
-        yield LabServer(server, browser)
+        yield LabServer(server, browser, options)

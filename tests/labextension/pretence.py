@@ -56,14 +56,15 @@ def show_many(window: Lab, count: int) -> None:
 _REFUSED = {
     "can_checkpoint": False,
     "can_restore": False,
+    "missing": ["ptrace"],
     "items": [
         {
             "name": "ptrace",
             "ok": False,
             "required_for": "checkpoints",
             "detail": "PTRACE_SEIZE: Operation not permitted",
-            "advice": "Set kernel.yama.ptrace_scope to 0: sudo sysctl "
-            "kernel.yama.ptrace_scope=0",
+            "advice": "Set kernel.yama.ptrace_scope to 0: `sudo sysctl "
+            "kernel.yama.ptrace_scope=0`",
         }
     ],
 }

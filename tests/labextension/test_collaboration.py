@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from tests.conftest import a_user
 from tests.engine.harness import wait_until
 from tests.labextension.conftest import require_lab
-from tests.labextension.harness import Lab, LabServer, lab
+from tests.labextension.harness import Lab, LabServer, expect_enabled, lab
 
 pytest.importorskip(
     "jupyter_server_ydoc",
@@ -90,6 +90,19 @@ def test_kernel_and_notebook_come_back(shared: LabServer) -> None:
         wait_until(saved, "the file to be saved")
 
 
+def test_one_after_the_other(shared: LabServer) -> None:
+    """Though jupyter-collaboration does not answer all who have it save."""
+    path = "many.ipynb"
+    with two(shared, path, "x = 1") as (one, _):
+        one.open_panel()
+        one.run_cell(path, 0)
+        for number in range(1, 7):
+            edit(one, path, 0, f"x = {number}")
+            one.button(path).click()
+            expect(one.row(f"many-{number}")).to_be_visible()
+            expect_enabled(one.button(path))
+
+
 def test_fork(shared: LabServer) -> None:
     """The copy is as the notebook is on the screen, and belongs to both, too."""
     with two(shared, "forked.ipynb", "x = 1", "print(x)") as (one, other):
@@ -162,6 +175,32 @@ def test_a_running_cell(shared: LabServer, restorer: int) -> None:
         (shared.server.root / f"two{restorer}").touch()
         show("begun", "one", "two")
         for cell in cells:
+            expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[1\]:"))
+
+
+@pytest.mark.parametrize("waker", [0, 1], ids=["who ran it", "the other"])
+def test_it_hibernates_in_a_cell(shared: LabServer, waker: int) -> None:
+    """It goes on there, for both."""
+    path = f"naps{waker}.ipynb"
+    steps = STEPS.replace("Path(name)", f"Path(name + 'n{waker}')")
+    with two(shared, path, steps) as windows:
+        one = windows[0]
+        one.start_cell(path, 0)
+        cells = [window.cell(path, 0) for window in windows]
+        for cell in cells:
+            expect(cell.locator(".jp-OutputArea-output")).to_have_text("begun")
+        one.tab(path).click()
+        one.choose("Kernel", "Hibernate Kernel")
+        sleep = windows[waker].notebook(path).locator(".jp-cr-Sleep")
+        sleep.get_by_role("button", name="Resume").click()
+        for cell in cells:
+            expect(cell.locator(".jp-InputPrompt")).to_have_text("[*]:")
+        for name in ("one", "two"):
+            (shared.server.root / f"{name}n{waker}").touch()
+        for cell in cells:
+            expect(cell.locator(".jp-OutputArea-output")).to_have_text(
+                "begun\none\ntwo", use_inner_text=True
+            )
             expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[1\]:"))
 
 

@@ -128,6 +128,33 @@ def test_it_hibernates_by_other_means(jupyterlab: LabServer) -> None:
         assert window.run_cell("other.ipynb", 1) == "1"
 
 
+def test_it_is_restarted(jupyterlab: LabServer) -> None:
+    """Nobody is to work on with variables that they think are gone, or to lose them."""
+    cells = ("x = globals().get('x', 0) + 1; print(x)", "print('y')")
+    with jupyterlab.open("restart.ipynb", *cells) as window:
+        assert window.run_cell("restart.ipynb", 0) == "1"
+        hibernate(window, "restart.ipynb")
+        dialog = window.page.locator(".jp-Dialog")
+        window.choose("Kernel", "Restart Kernel and Run All Cells…")
+        expect(dialog).to_contain_text("all variables will be lost")
+        dialog.get_by_role("button", name="Cancel").click()
+        no_dialog(window)
+        expect(notice(window, "restart.ipynb")).to_contain_text(ASLEEP)
+        window.choose("Kernel", "Restart Kernel…")
+        dialog.get_by_role("button", name="Resume").click()
+        expect(notice(window, "restart.ipynb")).to_be_hidden()
+        assert window.run_cell("restart.ipynb", 0) == "2"
+        hibernate(window, "restart.ipynb")
+        window.choose("Kernel", "Restart Kernel and Run All Cells…")
+        dialog.get_by_role("button", name="Start afresh").click()
+        no_dialog(window)
+        output = window.cell("restart.ipynb", 1).locator(".jp-OutputArea-output")
+        expect(output).to_have_text("y")
+        output = window.cell("restart.ipynb", 0).locator(".jp-OutputArea-output")
+        expect(output).to_have_text("1")
+        no_dialog(window)
+
+
 LONG = """
 import pathlib, time
 print("begun")

@@ -81,6 +81,8 @@ def test_menu_and_keyboard(jupyterlab: LabServer) -> None:
         expect(window.toast(BACK)).to_be_visible()
         assert window.run_cell("keys.ipynb", 2) == "1"
 
+        window.toast(BACK).get_by_title("Hide notification").click()
+        expect(window.toast(BACK)).to_have_count(0)
         window.run_cell("keys.ipynb", 1)
         window.page.keyboard.press("Control+Alt+z")
         expect(window.toast(BACK)).to_be_visible()
@@ -195,7 +197,15 @@ def test_two_windows(jupyterlab: LabServer) -> None:
         other.row(name).locator(".jp-cr-Item-name").dblclick()
         other.panel.get_by_label("Name of the snapshot").fill("seen by both")
         other.page.keyboard.press("Enter")
-        expect(one.row("seen by both")).to_be_visible()
+        row = one.row("seen by both")
+        expect(row).to_be_visible()
+        for note in ("from one", ""):
+            url = "jupyter-cr/snapshots/seen%20by%20both"
+            status, _, _ = jupyterlab.server.fetch("PATCH", url, {"note": note})
+            assert status == 200
+            for window in (one, other):
+                noted = window.row("seen by both").locator(".jp-cr-Item-note")
+                expect(noted).to_have_text(note) if note else expect(noted).to_have_count(0)
         one.act("seen by both", "Restore")
         expect(other.row("seen by both").locator(".jp-cr-mod-here")).to_be_visible()
         status, _, _ = jupyterlab.server.fetch(
@@ -204,6 +214,27 @@ def test_two_windows(jupyterlab: LabServer) -> None:
         assert status == 204
         for window in (one, other):
             expect(window.row("seen by both")).to_have_count(0)
+
+
+def test_two_windows_get_a_kernel_back(jupyterlab: LabServer) -> None:
+    """Whichever of them has it brought back after it was shut down."""
+    with (
+        jupyterlab.open("lost.ipynb", "x = 1", "print(x)") as one,
+        jupyterlab.open("lost.ipynb") as other,
+    ):
+        one.open_panel()
+        one.run_cell("lost.ipynb", 0)
+        name = snapshot(one, "lost.ipynb")
+        one.tab("lost.ipynb").click()
+        one.choose("Kernel", "Shut Down Kernel")
+        for window in (one, other):
+            kernel = window.notebook("lost.ipynb").locator(".jp-KernelName")
+            expect(kernel).to_contain_text("No Kernel")
+        one.act(name, "Restore")
+        expect(one.toast(BACK)).to_be_visible()
+        for window in (one, other):
+            window.is_idle("lost.ipynb")
+            assert window.run_cell("lost.ipynb", 1) == "1"
 
 
 INOTIFY = "import ctypes; print(ctypes.CDLL(None).inotify_init())"
@@ -217,6 +248,25 @@ def test_a_failure_says_what_to_do(jupyterlab: LabServer) -> None:
         expect(error).to_contain_text("inotify")
         expect(error).to_contain_text("Stop the file watcher before the checkpoint.")
         expect_enabled(window.button("fails.ipynb"))
+
+
+def test_what_cannot_be_kept(jupyterlab: LabServer) -> None:
+    """It is said, and can be given up."""
+    with jupyterlab.open("given.ipynb", "x = 1", INOTIFY, "print(x)") as window:
+        window.open_panel()
+        window.run_cell("given.ipynb", 0)
+        name = snapshot(window, "given.ipynb")
+        window.run_cell("given.ipynb", 1)
+        window.act(name, "Restore")
+        error = window.page.locator(".Toastify__toast--error")
+        expect(error).to_contain_text("inotify")
+        error.get_by_role("button", name="Restore anyway").click()
+        dialog = window.page.locator(".jp-Dialog")
+        expect(dialog).to_contain_text("will be lost")
+        dialog.get_by_role("button", name="Restore").click()
+        expect(window.toast(BACK)).to_be_visible()
+        assert window.run_cell("given.ipynb", 2) == "1"
+        assert window.taken("given.ipynb") == [name]
 
 
 def test_the_notebook_comes_back_too(jupyterlab: LabServer) -> None:

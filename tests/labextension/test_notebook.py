@@ -57,6 +57,43 @@ def test_notebook_7(jupyterlab: LabServer) -> None:
         expect(cell.locator(".jp-OutputArea-output")).to_have_text("1")
 
 
+def test_a_kernel_of_notebook_7_hibernates(jupyterlab: LabServer) -> None:
+    """It says so, and a cell wakes it; the list of what runs does, too."""
+    pytest.importorskip("notebook")
+    jupyterlab.write("naps.ipynb", "x = 1", "print(x)")
+    with jupyterlab.page("notebooks/naps.ipynb") as page:
+        cells = page.locator(".jp-CodeCell")
+        expect_enabled(kernel_toolbar_button(page.locator("body")))
+
+        def run(number: int) -> None:
+            cells.nth(number).locator(".cm-content").click()
+            page.keyboard.press("Control+Enter")
+            expect(cells.nth(number).locator(".jp-InputPrompt")).to_have_text(
+                re.compile(r"\[\d+\]:"), timeout=LIMIT_MS
+            )
+
+        def hibernate() -> None:
+            page.locator(".lm-MenuBar-item", has_text="Kernel").click()
+            page.locator(".lm-Menu-item", has_text="Hibernate Kernel").click()
+            expect(sleep).to_contain_text("This kernel is hibernating")
+
+        run(0)
+        sleep = page.locator(".jp-cr-Sleep")
+        hibernate()
+        run(1)
+        expect(cells.nth(1).locator(".jp-OutputArea-output")).to_have_text("1")
+        expect(sleep).to_be_hidden()
+        hibernate()
+        with jupyterlab.page("tree") as tree:
+            tree.get_by_role("tab", name="Running").click()
+            item = tree.locator(".jp-RunningSessions-item", has_text="naps.ipynb")
+            expect(item).to_be_visible()
+            item.hover()
+            item.locator(".jp-RunningSessions-itemShutdown").click()
+        expect(sleep).to_be_hidden()
+        run(1)
+
+
 def test_a_console(jupyterlab: LabServer) -> None:
     """It has the button, too; a fork of its kernel gets a console of its own."""
     with jupyterlab.open("beside.ipynb", "x = 1") as window:

@@ -28,7 +28,14 @@ from tests.conftest import User
 from tests.engine.harness import LIMIT, wait_until
 from tests.engine.kernels import CommandError, CommandLine
 
-__all__ = ["FrontEnd", "Reply", "Server", "jupyter_server", "notebook"]
+__all__ = [
+    "FrontEnd",
+    "Reply",
+    "Server",
+    "jupyter_server",
+    "notebook",
+    "start_server",
+]
 
 SETTLE_LIMIT = 2.0
 TOKEN = "t" + secrets.token_hex(8)
@@ -333,12 +340,15 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start_server(user: User, *options: str, serve: Sequence[str] = SERVE) -> Server:
+def start_server(
+    user: User, *options: str, serve: Sequence[str] = SERVE, port: int = 0
+) -> Server:
     """A server that answers. Its kernels' specs are those of the interpreter, and its
     configuration that of a package which has just been installed.
 
     Args:
         serve: arguments of Python that start it.
+        port: that it listens on; any by default.
     """
     root = user.home / "files"
     config = Path(user.environment["JUPYTER_CONFIG_DIR"])
@@ -349,7 +359,7 @@ def start_server(user: User, *options: str, serve: Sequence[str] = SERVE) -> Ser
     for own in (root, config, log):
         os.chown(own, user.uid, user.uid)
     (config / "jupyter_server_config.json").write_text(json.dumps(_EXTENSION))
-    port = _free_port()
+    port = port or _free_port()
     with log.open("ab") as output:
         process = subprocess.Popen(
             user.command(

@@ -207,10 +207,19 @@ def test_a_list_is_filtered_and_paged(server: CheckedServer, kernel: str) -> Non
     assert names("path=there.ipynb") == ([], 0)
 
 
+def test_one_line_of_the_list(server: CheckedServer, kernel: str) -> None:
+    for name in ("a", "b"):
+        server.do(f"kernels/{kernel}/checkpoint", name=name, note=f"as {name}")
+    _, line = server.get("jupyter-cr/snapshots")["snapshots"]
+    assert server.get("jupyter-cr/snapshots/a/summary") == line
+    assert (line["name"], line["note"]) == ("a", "as a")
+
+
 def test_there_is_no_such_snapshot(server: CheckedServer) -> None:
     for verb, address in (
         ("GET", "a"),
         ("DELETE", "a"),
+        ("GET", "a/summary"),
         ("GET", "a/document"),
         ("GET", "..%2Fetc"),
     ):

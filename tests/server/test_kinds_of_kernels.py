@@ -356,6 +356,7 @@ def test_disk_is_full(small_disk: Path, server: Server) -> None:
     assert_refused(server.fail(f"kernels/{kernel_id}/fork"), "StorageError", 507)
     problem = server.fail(f"kernels/{kernel_id}/restore", snapshot="one")
     assert_refused(problem, "StorageError", 507)
+    assert problem["not_kept"]
     assert "keep" in problem["hint"]
     assert len(os.listdir(small_disk / "snapshots")) == 1
     assert server.get("jupyter-cr/snapshots")["total"] == 1

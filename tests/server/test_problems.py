@@ -29,6 +29,7 @@ def test_what_one_looks_like() -> None:
         "hint": "Look.",
         "error": "NoSuchSnapshot",
         "exit_code": 9,
+        "not_kept": False,
     }
 
 

@@ -271,14 +271,14 @@ def test_a_store_that_is_not_writable_is_read(user: User, is_tidy: bool) -> None
     take(store, "two")
     if is_tidy:
         store.close()
+    else:
+        # As a power cut would leave it.
+        (root / "catalogue.sqlite-shm").unlink()
     own = [user.home, *user.home.rglob("*")]
     for path in own:
         os.chown(path, user.uid, user.uid)
     (root / "snapshots").chmod(0o500)
     root.chmod(0o500)
-    if not is_tidy:
-        # As a power cut would leave it.
-        (root / "catalogue.sqlite-shm").unlink()
     try:
         result = user.run(user.python, "-c", LIST, root)
     finally:

@@ -13,7 +13,8 @@ const PROBLEM: IProblem = {
   detail: 'There is a snapshot named one already.',
   hint: 'Choose another name, or remove it first.',
   error: 'NameTaken',
-  exit_code: 10
+  exit_code: 10,
+  not_kept: true
 };
 
 function task(more: Partial<ITask> = {}): ITask {
@@ -68,6 +69,7 @@ describe('SnapshotClient', () => {
     expect(error).toMatchObject({
       message: PROBLEM.detail,
       hint: PROBLEM.hint,
+      isNotKept: true,
       kind: 'NameTaken',
       status: 409,
       isMissing: false

@@ -4,6 +4,13 @@ import { FakeServer, snapshot } from './helpers';
 
 const KERNEL = 'kernel';
 
+const NO_SUCH_SNAPSHOT = {
+  detail: 'There is no such snapshot.',
+  hint: '',
+  error: 'NoSuchSnapshot',
+  status: 404
+};
+
 describe('SnapshotModel', () => {
   let server: FakeServer;
   let there: ISnapshot[];
@@ -25,9 +32,14 @@ describe('SnapshotModel', () => {
       })
     ];
     server.answer = ({ path }) => {
-      const q = new URL(`http://x/${path}`).searchParams.get('q') ?? '';
-      const snapshots = there.filter(({ name }) => name.includes(q));
-      return [200, { snapshots, total: snapshots.length, positions: {} }];
+      const name = /snapshots\/(.+)\/summary/.exec(path)?.[1];
+      if (name === undefined) {
+        const q = new URL(`http://x/${path}`).searchParams.get('q') ?? '';
+        const snapshots = there.filter(({ name }) => name.includes(q));
+        return [200, { snapshots, total: snapshots.length, positions: {} }];
+      }
+      const found = there.find(snapshot => snapshot.name === name);
+      return found ? [200, found] : [404, NO_SUCH_SNAPSHOT];
     };
     model = new SnapshotModel(server.manager);
     await model.refresh();
@@ -77,6 +89,29 @@ describe('SnapshotModel', () => {
     server.emit({ action: 'updated', snapshot: 'renamed', former_name: 'two' });
     await changed(model, () => names().includes('renamed'));
     expect(names()).toEqual(['kept', 'renamed', 'one']);
+  });
+
+  it('is told of a note while it asks for another reason', async () => {
+    there.unshift(snapshot('new', { created: '2026-11-24T12:00:03+00:00' }));
+    server.emit({ action: 'durable', snapshot: 'new', kernel_id: KERNEL });
+    // The answer to that is as it was.
+    const [before] = there;
+    server.emit({ action: 'updated', snapshot: 'new' });
+    const asked = server.answer;
+    let count = 0;
+    server.answer = request => (count++ ? asked(request) : [200, before]);
+    there[0] = { ...before, note: 'noted' };
+    await changed(model, () => model.get('new')?.note === 'noted');
+    expect(count).toBe(2);
+  });
+
+  it('does not mind what is gone before it is asked for', async () => {
+    server.emit({ action: 'created', snapshot: 'gone', kernel_id: KERNEL });
+    server.emit({ action: 'durable', snapshot: 'two', kernel_id: KERNEL });
+    there[1] = { ...there[1], note: 'noted' };
+    await changed(model, () => model.get('two')?.note === 'noted');
+    expect(names()).toEqual(['kept', 'two', 'one']);
+    expect(model.problem).toBeNull();
   });
 
   it('forgets what is deleted, without asking', () => {
@@ -135,7 +170,7 @@ describe('SnapshotModel', () => {
     expect(model.canRestore).toBe(true);
     server.answer = () => [
       200,
-      { can_checkpoint: true, can_restore: false, items: [] }
+      { can_checkpoint: true, can_restore: false, missing: [], items: [] }
     ];
     await model.probe();
     expect(model.canCheckpoint).toBe(true);

@@ -3,7 +3,7 @@ import { Signal } from '@lumino/signaling';
 import { Widget } from '@lumino/widgets';
 
 import { SnapshotModel } from '../model';
-import { Sleepers } from '../sleep/sleepers';
+import { type Instead, Sleepers } from '../sleep/sleepers';
 import type { IPlace, Targets } from '../targets';
 import { FakeServer, snapshot } from './helpers';
 
@@ -33,7 +33,7 @@ class FakeContext {
     this.sessionChanged.emit();
   }
 
-  async changeKernel({ id }: { id?: string }): Promise<{ id: string }> {
+  async changeKernel({ id }: Partial<Kernel.IModel>): Promise<{ id: string }> {
     this.asked.push(id ?? 'new');
     this.statusChanged.emit('starting');
     await new Promise(resolve => setTimeout(resolve, 5));
@@ -43,6 +43,10 @@ class FakeContext {
     }
     this.connect(id ?? 'new');
     return this.session!.kernel;
+  }
+
+  async restartKernel(): Promise<void> {
+    this.asked.push('restart');
   }
 
   async startKernel(): Promise<boolean> {
@@ -57,6 +61,7 @@ describe('Sleepers', () => {
   let context: FakeContext;
   let widget: Widget;
   let sleepers: Sleepers;
+  let instead: Instead;
 
   beforeEach(async () => {
     server = new FakeServer();
@@ -79,7 +84,8 @@ describe('Sleepers', () => {
       opened: new Signal<object, IPlace>({}),
       changed: new Signal<object, void>({})
     } as unknown as Targets;
-    sleepers = new Sleepers(model, targets);
+    instead = 'nothing';
+    sleepers = new Sleepers(model, targets, async () => instead);
   });
 
   it('knows a kernel that was there before', () => {
@@ -165,5 +171,36 @@ describe('Sleepers', () => {
     await started;
     expect(await connected).toBe(true);
     expect(context.asked).toEqual([KERNEL]);
+  });
+
+  it('asks before it starts a kernel in place of one that hibernates', async () => {
+    const name = 'python3';
+    context.connect(KERNEL);
+    context.session!.dispose();
+    await expect(context.changeKernel({ name })).rejects.toThrow('hibernates');
+    expect(context.asked).toEqual([]);
+    instead = 'resume';
+    await context.changeKernel({ name });
+    expect(context.asked).toEqual([KERNEL]);
+    context.session!.dispose();
+    instead = 'restart';
+    await context.changeKernel({ name });
+    expect(context.asked).toEqual([KERNEL, KERNEL, 'restart']);
+    context.session!.dispose();
+    await context.changeKernel({ name: 'other' });
+    expect(context.asked.slice(-1)).toEqual(['new']);
+  });
+
+  it('finds out what it was not told', async () => {
+    server.answer = () => [200, { snapshots: [], total: 0 }];
+    await model.refresh();
+    context.connect(KERNEL);
+    const found = snapshot('slept', { automatic: 'hibernated' });
+    server.answer = () => [200, { snapshots: [found], total: 1 }];
+    context.session!.dispose();
+    await new Promise<void>(resolve =>
+      sleepers.changed.connect(() => resolve())
+    );
+    expect(sleepers.of(widget)?.name).toBe('slept');
   });
 });

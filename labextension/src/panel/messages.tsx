@@ -4,6 +4,7 @@ import React from 'react';
 
 import { cameraIcon, forkIcon } from '../icons';
 import type { SnapshotModel } from '../model';
+import { obstacles, pieces } from '../obstacles';
 
 /** What to say where there is nothing to go back to yet. */
 export function Lesson(props: { trans: TranslationBundle }): JSX.Element {
@@ -48,6 +49,17 @@ export function Lesson(props: { trans: TranslationBundle }): JSX.Element {
   );
 }
 
+/** A sentence in which code stands between backquotes. */
+function Prose(props: { text: string }): JSX.Element {
+  return (
+    <>
+      {pieces(props.text).map(({ text, isCode }, index) =>
+        isCode ? <code key={index}>{text}</code> : text
+      )}
+    </>
+  );
+}
+
 /** What the machine does not permit, with what can be done about it. */
 export function Obstacles(props: {
   model: SnapshotModel;
@@ -69,13 +81,11 @@ export function Obstacles(props: {
   return (
     <div className="jp-cr-Notice" role="alert">
       <b>{title}</b>
-      {capabilities.items
-        .filter(item => !item.ok)
-        .map(item => (
-          <p key={item.name} title={item.detail}>
-            {item.advice || item.detail}
-          </p>
-        ))}
+      {obstacles(capabilities).map(({ advice, names, details }) => (
+        <p key={advice} title={details.join('\n')}>
+          <Prose text={advice} /> ({names.join(', ')})
+        </p>
+      ))}
     </div>
   );
 }

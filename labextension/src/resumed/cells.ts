@@ -14,6 +14,8 @@ interface IResumed {
   running: readonly IRunningRequest[];
   /** That has the notebook as it was; empty if that is what it shows. */
   snapshot: string;
+  /** Whether somebody on this page has had it brought back. */
+  isOurs: boolean;
 }
 
 /**
@@ -80,7 +82,8 @@ export class ResumedCells {
       running: event.running,
       // Of a kernel that hibernated, cells still show what they showed then; and the
       // snapshot is about to be removed.
-      snapshot: snapshot && isHibernated(snapshot) ? '' : name
+      snapshot: snapshot && isHibernated(snapshot) ? '' : name,
+      isOurs: this.model.activity(kernelId) !== undefined
     };
     targets.forEach(target => this.goOn(target, resumed));
     if (!targets.length) {
@@ -106,7 +109,8 @@ export class ResumedCells {
     }
   }
 
-  private goOn(target: ITarget, { running, snapshot }: IResumed): void {
+  private goOn(target: ITarget, resumed: IResumed): void {
+    const { running, snapshot } = resumed;
     const { notebook, sessionContext } = target;
     const kernel = sessionContext.session?.kernel;
     if (!notebook || !kernel) {
@@ -130,7 +134,11 @@ export class ResumedCells {
         // It would go on where it ended.
         future.dispose();
       }
-      if (!this.isOurs(target, cell)) {
+      // Where several people have it open, one writes what all see: whoever has been at
+      // it all the time, or else has had it brought back.
+      const isShared = notebook.context.model.collaborative;
+      const isTheirs = cell.model.executionState === 'running';
+      if (isShared && (isTheirs || !resumed.isOurs)) {
         continue;
       }
       const { outputs, isWhole } = heard.outputsOf(msg_id);
@@ -145,16 +153,6 @@ export class ResumedCells {
         new ResumedCell(cell, kernel, msg_id, count, outputs, before)
       );
     }
-  }
-
-  /** Where several people have it open, one writes what all see. */
-  private isOurs({ kernelId, notebook }: ITarget, cell: CodeCell): boolean {
-    if (!notebook!.context.model.collaborative) {
-      return true;
-    }
-    // Somebody else's page has been at it all the time.
-    const isRunning = cell.model.executionState === 'running';
-    return !isRunning && this.model.activity(kernelId) !== undefined;
   }
 
   private readonly moments = new Moments();

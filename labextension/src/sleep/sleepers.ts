@@ -7,6 +7,9 @@ import type { SnapshotModel } from '../model';
 import type { IPlace, Targets } from '../targets';
 import type { ISnapshot, ISnapshotEvent } from '../types';
 
+/** What to do with a kernel that hibernates: go on with it, or end it and start afresh. */
+export type Instead = 'resume' | 'restart' | 'nothing';
+
 /** What is known of an open notebook or console and its kernel. */
 interface ISleeper {
   place: IPlace;
@@ -32,9 +35,14 @@ interface ISleeper {
  * missed an event.
  */
 export class Sleepers {
+  /**
+   * @param whatInstead Asks what is wanted where somebody starts a kernel afresh in place
+   * of one that hibernates.
+   */
   constructor(
     private readonly model: SnapshotModel,
-    targets: Targets
+    targets: Targets,
+    private readonly whatInstead: (snapshot: ISnapshot) => Promise<Instead>
   ) {
     for (const place of targets.places()) {
       this.follow(place);
@@ -126,7 +134,13 @@ export class Sleepers {
     this.sleepers.set(widget, sleeper);
     this.guard(sleeper);
     widget.disposed.connect(() => this.sleepers.delete(widget));
-    sessionContext.sessionChanged.connect(this.look, this);
+    sessionContext.sessionChanged.connect(() => {
+      if (!sessionContext.session && !this.isLettingGo) {
+        // It may hibernate, and we have not been told: the server was started anew.
+        this.ask();
+      }
+      this.look();
+    });
     // It says so before it asks the server, and something else when that has answered.
     sessionContext.statusChanged.connect((_, status) => {
       sleeper.isStarting = status === 'starting' && !kernelOf(sleeper);
@@ -134,6 +148,11 @@ export class Sleepers {
       this.look();
     });
     this.look();
+  }
+
+  /** Ask the server for all snapshots, once for all who have lost their kernels. */
+  private ask(): void {
+    this.asking ??= this.model.refresh().finally(() => (this.asking = null));
   }
 
   private look(): void {
@@ -177,6 +196,25 @@ export class Sleepers {
   private guard(sleeper: ISleeper): void {
     const { widget, sessionContext } = sleeper.place;
     const start = sessionContext.startKernel.bind(sessionContext);
+    const change = sessionContext.changeKernel.bind(sessionContext);
+    // By *Restart*, or in the list of kernels: the server would resume the one that
+    // hibernates, and somebody would work with variables that they think are gone.
+    sessionContext.changeKernel = async options => {
+      const { snapshot, connecting } = sleeper;
+      const isSame = !options?.id && options?.name === snapshot?.kernel_name;
+      if (!snapshot || connecting || !isSame) {
+        return change(options);
+      }
+      const instead = await this.whatInstead(snapshot);
+      if (instead === 'nothing' || !(await this.wake(widget))) {
+        // Whatever was to be done with it is not to be done.
+        throw new Error(`The kernel of ${sessionContext.name} hibernates`);
+      }
+      if (instead === 'restart') {
+        await sessionContext.restartKernel();
+      }
+      return sessionContext.session?.kernel ?? null;
+    };
     sessionContext.startKernel = async () => {
       if (!sleeper.connecting && !sleeper.snapshot) {
         return start();
@@ -199,7 +237,9 @@ export class Sleepers {
       if (action === 'hibernated' && kernelOf(sleeper)?.id === kernel_id) {
         sleeper.kernelId = kernel_id!;
         // Not shut down: that would ask the server for the end of what has ended.
+        this.isLettingGo = true;
         place.sessionContext.session?.dispose();
+        this.isLettingGo = false;
       } else if (
         action === 'restored' &&
         (sleeper.kernelId === kernel_id || snapshot?.kernel_id === kernel_id) &&
@@ -214,6 +254,8 @@ export class Sleepers {
   }
 
   private readonly sleepers = new Map<Widget, ISleeper>();
+  private asking: Promise<void> | null = null;
+  private isLettingGo = false;
   private readonly hasChanged = new Signal<this, void>(this);
 }
 
