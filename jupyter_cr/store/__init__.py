@@ -31,7 +31,6 @@ it refers to them, and what goes is hidden from writers before (`pack_table`).
 from __future__ import annotations
 
 from jupyter_cr.store.names import check_name, suggest_name
-from jupyter_cr.store.remote import RemoteStore
 from jupyter_cr.store.root import store_root
 from jupyter_cr.store.snapshot import Freed, Pruned, Snapshot, State
 from jupyter_cr.store.store import Store
@@ -40,7 +39,6 @@ from jupyter_cr.store.twins import TwinLimits
 __all__ = [
     "Freed",
     "Pruned",
-    "RemoteStore",
     "Snapshot",
     "State",
     "Store",

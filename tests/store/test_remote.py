@@ -27,7 +27,8 @@ from jupyter_cr.errors import (
 )
 from jupyter_cr.image.page_map import PageExtents
 from jupyter_cr.image.reader import MANIFEST
-from jupyter_cr.store import RemoteStore, Store
+from jupyter_cr.store import Store
+from jupyter_cr.store.remote import RemoteStore
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.signers import Signers
 from jupyter_cr.store.survey import GOING, Survey
@@ -728,7 +729,8 @@ PUSH = """
 import sys
 from pathlib import Path
 from jupyter_cr.errors import NameTaken, StoreBusy
-from jupyter_cr.store import RemoteStore, Store
+from jupyter_cr.store import Store
+from jupyter_cr.store.remote import RemoteStore
 root, cache, url, name, *names = sys.argv[1:]
 remote = RemoteStore(url, Path(cache))
 store = Store(Path(root))
@@ -820,7 +822,7 @@ def test_two_push_at_once(store: Store, shared_url: str, tmp_path: Path) -> None
 REMOVE = """
 import sys
 from pathlib import Path
-from jupyter_cr.store import RemoteStore
+from jupyter_cr.store.remote import RemoteStore
 cache, url = sys.argv[1:]
 remote = RemoteStore(url, Path(cache))
 print("begun", flush=True)
