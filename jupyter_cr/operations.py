@@ -43,7 +43,6 @@ from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store
 from jupyter_cr.store.places import AnyStore, open_store
 from jupyter_cr.store.retention import RETENTION_VARIABLE
 from jupyter_cr.store.snapshot import HIBERNATED
-from jupyter_cr.store.transfer import Transferred, copy_between, find_same
 
 if TYPE_CHECKING:
     from jupyter_cr.engine.checkpoint import CheckpointOutcome
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from jupyter_cr.engine.restore import RestoreOutcome
     from jupyter_cr.image import ImageWriter
     from jupyter_cr.store.reader import StoredReader
+    from jupyter_cr.store.transfer import Transferred
     from jupyter_cr.store.writer import StoredWriter
     from jupyter_cr.tracer.capabilities import Capability
 
@@ -63,7 +63,6 @@ __all__ = [
     "Progress",
     "RestoreResult",
     "SnapshotDetails",
-    "Transferred",
     "VerifyResult",
     "annotate_snapshot",
     "bring_fork",
@@ -723,6 +722,8 @@ def push_snapshot(
         NameTaken: there is one of that name there.
         StorageError: it cannot be reached, or not be written.
     """
+    from jupyter_cr.store.transfer import copy_between
+
     store, there = store or Store(), open_store(where)
     if isinstance(there, Store):
         return copy_between(store, name, there, as_name or name, progress)
@@ -749,6 +750,8 @@ def pull_snapshot(
         NameTaken: there is one of that name here.
         StorageError: it cannot be reached, or there is no room here.
     """
+    from jupyter_cr.store.transfer import copy_between
+
     store, there = store or Store(), open_store(where)
     if isinstance(there, Store):
         return copy_between(there, name, store, as_name, progress)
@@ -771,6 +774,8 @@ def obtain_snapshot(
     Raises:
         As `pull_snapshot`.
     """
+    from jupyter_cr.store.transfer import find_same
+
     store = store or Store()
     if here := find_same(open_store(where).summary(name), store.list()):
         return here

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         CheckpointResult,
         RestoreResult,
         SnapshotDetails,
-        Transferred,
         VerifyResult,
     )
     from jupyter_cr.store import Freed, Pruned, Snapshot
+    from jupyter_cr.store.transfer import Transferred
     from jupyter_cr.tracer.capabilities import Capabilities
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,7 +18,6 @@ from jupyter_cr.operations import (
     CheckpointResult,
     Progress,
     RestoreResult,
-    Transferred,
     checkpoint,
     prune_snapshots,
     push_snapshot,
@@ -27,6 +26,9 @@ from jupyter_cr.operations import (
 )
 from jupyter_cr.store import Store
 from jupyter_cr.store.retention import parse_policy
+
+if TYPE_CHECKING:
+    from jupyter_cr.store.transfer import Transferred
 
 __all__ = ["checkpoint_target", "hibernate_target", "push_taken", "restore_snapshot"]
 

@@ -12,6 +12,7 @@
         twins                 its live twins, as the engine notes them: `twins`
         meta                  what the catalogue knows and the image does not: `meta`
         lease                 locked by whoever writes or reads the snapshot: `lease`
+    ROOT/remote/              copies of small files of stores elsewhere: `mirror`
 
 The directories are what counts. The catalogue is what they say, in a form that is quick to
 ask: where it is lost or damaged, it is made anew from them (`scan`), and nothing but which
@@ -30,7 +31,6 @@ it refers to them, and what goes is hidden from writers before (`pack_table`).
 from __future__ import annotations
 
 from jupyter_cr.store.names import check_name, suggest_name
-from jupyter_cr.store.remote import RemoteStore
 from jupyter_cr.store.root import store_root
 from jupyter_cr.store.snapshot import Freed, Pruned, Snapshot, State
 from jupyter_cr.store.store import Store
@@ -39,7 +39,6 @@ from jupyter_cr.store.twins import TwinLimits
 __all__ = [
     "Freed",
     "Pruned",
-    "RemoteStore",
     "Snapshot",
     "State",
     "Store",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from jupyter_cr.store.remote import RemoteStore
 from jupyter_cr.store.remote_files import is_url
 from jupyter_cr.store.store import Store
 
+if TYPE_CHECKING:
+    from jupyter_cr.store.remote import RemoteStore
+
 __all__ = ["AnyStore", "open_store"]
 
-AnyStore = Store | RemoteStore
+AnyStore: TypeAlias = "Store | RemoteStore"
 
 
 def open_store(where: str) -> AnyStore:
@@ -18,5 +21,8 @@ def open_store(where: str) -> AnyStore:
     if not where:
         return Store()
     if is_url(where):
+        # Imported where needed: 20 ms.
+        from jupyter_cr.store.remote import RemoteStore
+
         return RemoteStore(where)
     return Store(Path(where).expanduser().absolute())

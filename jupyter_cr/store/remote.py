@@ -53,7 +53,7 @@ from jupyter_cr.store.root import store_root
 from jupyter_cr.store.snapshot import Freed, Snapshot
 from jupyter_cr.store.staging import Staging
 from jupyter_cr.store.store import Store
-from jupyter_cr.store.survey import GOING, PENDING, SEED, Survey, pack_names
+from jupyter_cr.store.survey import GOING, PENDING, Survey, pack_names
 from jupyter_cr.store.transfer import (
     Progress,
     Transferred,
@@ -74,6 +74,7 @@ AGE_LIMIT_S = 24 * 3600.0
 _CLAIM_S = 600.0
 """A push needs seconds from ``meta`` to ``manifest``; after that, it was killed."""
 
+_SEED = "seed"
 _TRIES = 5
 _PAUSE_S = 0.2
 
@@ -108,13 +109,21 @@ class RemoteStore:
     # What there is
 
     def _look(self) -> Survey:
-        survey = Survey.of(self._files.find())
+        # In that order: the packs of a snapshot that is there have been there before it.
+        sizes = self._files.find(SNAPSHOTS)
+        survey = Survey.of(sizes | self._files.find(PACKS))
         self._mirror.fetch(survey.described())
         self._mirror.forget(survey)
         return survey
 
-    def _describe(self, survey: Survey) -> Sequence[Snapshot]:
-        return describe(self._mirror, self._files, survey)
+    def _examine(self) -> tuple[Survey, Sequence[Snapshot]]:
+        for _ in range(2):
+            survey = self._look()
+            found = describe(self._mirror, self._files, survey)
+            if all(snapshot.state != "corrupt" for snapshot in found):
+                break
+            # Unless it was removed in between, it still is.
+        return survey, found
 
     def list(self, limit: int | None = None, newest_first: bool = False) -> list[Snapshot]:
         """Snapshots, oldest first; damaged ones, too.
@@ -123,7 +132,7 @@ class RemoteStore:
             limit: how many at most.
             newest_first: the other way round.
         """
-        found = self._describe(self._look())
+        _, found = self._examine()
         return [*(reversed(found) if newest_first else found)][:limit]
 
     def names(self) -> Sequence[str]:
@@ -181,8 +190,8 @@ class RemoteStore:
             CorruptImage: it is damaged.
             FutureImage: written by a later release.
         """
-        survey = self._look()
-        return self._open(survey, self._required(self._describe(survey), name))
+        survey, there = self._examine()
+        return self._open(survey, self._required(there, name))
 
     def _open(self, survey: Survey, snapshot: Snapshot) -> RemoteReader:
         return RemoteReader(self._mirror, self._files, snapshot.id, snapshot.name, survey)
@@ -267,8 +276,7 @@ class RemoteStore:
         progress: Progress | None,
     ) -> int:
         """One try; bytes sent."""
-        survey = self._look()
-        there = self._describe(survey)
+        survey, there = self._examine()
         if any(snapshot.name == name for snapshot in there):
             raise self._taken(name)
         packs = survey.usable() - avoided
@@ -309,15 +317,15 @@ class RemoteStore:
     def _seed(self) -> int:
         """Who makes it at the same time as somebody else finds fewer pages that are there
         already, and that is all."""
-        found = self._files.read([SEED]).get(SEED)
+        found = self._files.read([_SEED]).get(_SEED)
         if found is None:
-            self._files.write({SEED: secrets.token_hex(8).encode()})
-            found = self._files.read([SEED]).get(SEED, b"")
+            self._files.write({_SEED: secrets.token_hex(8).encode()})
+            found = self._files.read([_SEED]).get(_SEED, b"")
         try:
             return int(found, 16) & (1 << 64) - 1
         except ValueError as error:
             raise StorageError(
-                f"The seed {self._files.where(SEED)} is damaged.",
+                f"The seed {self._files.where(_SEED)} is damaged.",
                 "Delete the file: a new one is made, and pages that are stored already are "
                 "stored once more.",
             ) from error
@@ -423,8 +431,7 @@ class RemoteStore:
         started = time.perf_counter()
         if as_name is not None:
             local.check_free(as_name)
-        survey = self._look()
-        there = self._describe(survey)
+        survey, there = self._examine()
         source = self._required(there, name)
         with self._open(survey, source) as reader:
             reader.fetch(advance_of(progress, "fetch"))
@@ -462,8 +469,7 @@ class RemoteStore:
             NoSuchSnapshot: there is none; the hint has names like it.
         """
         wanted = list(dict.fromkeys(names))
-        survey = self._look()
-        there = self._describe(survey)
+        survey, there = self._examine()
         ids = [self._required(there, name).id for name in wanted]
         own = needed_packs(self._mirror, _only(survey, ids))
         packs = (own or set()) | set(ids)
@@ -522,6 +528,7 @@ class RemoteStore:
             if PENDING in survey.snapshots[id_]
         ]
         self._files.delete(old)
+        self._files.abort_uploads(PACKS, before)
         for id_ in ids:
             self._files.delete_directory(f"{SNAPSHOTS}/{id_}")
         freed = survey.size(old)

@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timezone
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -111,43 +111,39 @@ class RemoteFiles:
 
     # Reading
 
-    def find(self) -> dict[str, int]:
-        """All files: name -> size in bytes. Nothing if there is no such place yet."""
-        fs, root = self._opened
+    def find(self, directory: str) -> dict[str, int]:
+        """All files below a directory: name -> size in bytes. Nothing if there is no such
+        directory yet."""
+        start = len(self._path("")) + 1
         with self._asking(""):
-            fs.invalidate_cache()
-            if not self._has_directories:
-                found = self._find_objects()
-            else:
-                found = dict(self._walk())
-        start = len(root) + 1
-        return {
-            path[start:]: int(info["size"] or 0)
-            for path, info in found.items()
-            if len(path) > start and info["type"] == "file"
-        }
+            self._fs.invalidate_cache()
+            walk = self._walk if self._has_directories else self._list
+            return {
+                info["name"][start:]: int(info["size"] or 0)
+                for info in walk(directory)
+                if info["type"] == "file"
+            }
 
-    def _find_objects(self) -> dict[str, Any]:
-        fs, root = self._opened
+    def _list(self, directory: str) -> list[Any]:
         with suppress(FileNotFoundError):
-            if found := fs.find(root, detail=True):
-                return dict(found)
-        bucket = root.partition("/")[0]
-        if bucket and not fs.exists(bucket):
+            if found := self._fs.find(self._path(directory), detail=True):
+                return list(found.values())
+        bucket = self._path("").partition("/")[0]
+        if bucket and not self._fs.exists(bucket):
             raise StorageError(
                 f"{self.url} cannot be used: there is no bucket {bucket}.",
                 "Make it first, or give another URL.",
             )
-        return {}
+        return []
 
-    def _walk(self) -> Iterator[tuple[str, Any]]:
+    def _walk(self, directory: str) -> list[Any]:
         def fail(error: OSError) -> None:
             # What has just been removed is not there, and that is all.
             if not isinstance(error, FileNotFoundError):
                 raise error
 
-        for _, _, files in self._fs.walk(self._path(""), detail=True, on_error=fail):
-            yield from ((info["name"], info) for info in files.values())
+        walked = self._fs.walk(self._path(directory), detail=True, on_error=fail)
+        return [info for _, _, files in walked for info in files.values()]
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """The content of files, in parallel; without those that are gone."""
@@ -192,9 +188,7 @@ class RemoteFiles:
                 when = self._fs.modified(self._path(name))
             except FileNotFoundError:
                 return float("inf")
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=timezone.utc)
-        return float(when.timestamp())
+        return _seconds(when)
 
     # Writing
 
@@ -273,6 +267,32 @@ class RemoteFiles:
                 with suppress(FileNotFoundError):
                     self._fs.rm_file(path)
 
+    def abort_uploads(self, directory: str, before: float) -> int:
+        """Give up uploads in parts that nobody has finished: S3 keeps, and bills, the parts
+        that have come. How many there were.
+
+        Args:
+            before: begun before that, in seconds since 1970.
+        """
+        if not hasattr(self._fs, "list_multipart_uploads"):
+            return 0
+        bucket, _, start = self._path(f"{directory}/").partition("/")
+        count = 0
+        with self._writing(directory):
+            for upload in self._fs.list_multipart_uploads(bucket):
+                if (
+                    upload["Key"].startswith(start)
+                    and _seconds(upload["Initiated"]) < before
+                ):
+                    self._fs.call_s3(
+                        "abort_multipart_upload",
+                        Bucket=bucket,
+                        Key=upload["Key"],
+                        UploadId=upload["UploadId"],
+                    )
+                    count += 1
+        return count
+
     def delete_directory(self, name: str) -> None:
         """Delete a directory, where there are any, if it is empty."""
         if self._has_directories:
@@ -332,6 +352,11 @@ class RemoteFiles:
             f"{where} cannot be reached: {reason}.",
             "Check the URL and the network, and try again.",
         )
+
+
+def _seconds(when: datetime) -> float:
+    """Since 1970; libraries that give no time zone mean UTC."""
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _reason(error: Exception) -> str:

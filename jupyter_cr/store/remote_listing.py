@@ -81,6 +81,8 @@ def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> S
         state = "future" if isinstance(error, FutureImage) else "corrupt"
         problem = error.message
         if not facts:
+            # Perhaps it is only the copy: the next time it is fetched again.
+            (directory / MANIFEST).unlink(missing_ok=True)
             when = files.modified(f"{SNAPSHOTS}/{id_}/{MANIFEST}")
             # Of one that has just been removed, there is no time any more.
             seconds = when if when < float("inf") else 0.0

@@ -16,6 +16,7 @@ from jupyter_cr.image import ImageReader, codecs
 from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack
 from jupyter_cr.image.page_map import Interval
+from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.mirror import Mirror
 from jupyter_cr.store.push_signature import PushSignature
 from jupyter_cr.store.remote_files import RemoteFiles
@@ -99,7 +100,7 @@ class RemoteReader(ImageReader):
                     super().__init__(directory, staged.packs)
             except CorruptImage:
                 # Perhaps it is only the copy: the next one fetches it again.
-                (mirror.snapshot(id_) / "manifest").unlink(missing_ok=True)
+                (mirror.snapshot(id_) / MANIFEST).unlink(missing_ok=True)
                 raise
             self._held = stack.pop_all()
 
@@ -150,24 +151,34 @@ class RemoteReader(ImageReader):
                     DAMAGED,
                 )
         self._mirror.fetch(self._survey.indexes(usage))
-        ranges: list[_Range] = []
-        with self.named_by_url():
-            for name, intervals in usage.items():
-                data, index = pack_names(name)
-                if not self._mirror.path(index).exists():
-                    raise self._files.gone(index)
-                self._mirror.lend_pack(self._staged.packs, name, self._survey.sizes[data])
-                try:
-                    ranges += _ranges(self._pack(name), intervals)
-                except CorruptImage:
-                    self._mirror.path(index).unlink(missing_ok=True)
-                    raise
+        ranges = [
+            part
+            for name, intervals in usage.items()
+            for part in _ranges(self._lent(name), intervals)
+        ]
         total = sum(part.end - part.start for part in ranges)
         for batch in _batches(ranges):
             self._fetch(batch)
             if advance is not None:
                 advance(self.fetched_bytes / total)
         self._is_fetched = True
+
+    def _lent(self, name: str) -> Pack:
+        try:
+            return self._lend(name)
+        except CorruptImage:
+            # Perhaps it is only the copy.
+            self._mirror.path(pack_names(name)[1]).unlink(missing_ok=True)
+            self._mirror.fetch(self._survey.indexes([name]))
+            return self._lend(name)
+
+    def _lend(self, name: str) -> Pack:
+        data, index = pack_names(name)
+        if not self._mirror.path(index).exists():
+            raise self._files.gone(index)
+        self._mirror.lend_pack(self._staged.packs, name, self._survey.sizes[data])
+        with self.named_by_url():
+            return self._pack(name)
 
     def _fetch(self, batch: Sequence[_Range]) -> None:
         name = pack_names(batch[0].pack.name)[0]
@@ -222,7 +233,8 @@ def _blocks(pack: Pack, intervals: Sequence[Interval]) -> Iterator[Block]:
     for first, end in intervals:
         if end > pack.pages:
             raise CorruptImage(
-                f"Page {end - 1} of {pack.path} is needed; it has {pack.pages}.", DAMAGED
+                f"Page {end - 1} of pack {pack.name} is needed; it has {pack.pages}.",
+                DAMAGED,
             )
         for number in range(first // BLOCK_PAGES, -(-end // BLOCK_PAGES)):
             if number > last:

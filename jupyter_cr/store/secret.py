@@ -12,7 +12,7 @@ from pathlib import Path
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
 
-__all__ = ["page_seed", "read_secret"]
+__all__ = ["page_seed", "read_secret", "write_once"]
 
 _SECRET = "secret"
 _BYTES = 32
@@ -27,14 +27,7 @@ def read_secret(root: Path) -> bytes:
     path = root / _SECRET
     with storage_errors(path):
         if not path.exists():
-            partial = root / f".{_SECRET}-{os.getpid()}-{secrets.token_hex(4)}"
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            with open(os.open(partial, flags, 0o600), "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(_BYTES))
-            with suppress(FileExistsError):
-                # Unlike rename(2), it does not replace another process's.
-                os.link(partial, path)
-            partial.unlink()
+            write_once(path, secrets.token_hex(_BYTES))
         text = path.read_text(encoding="ascii", errors="replace")
     with suppress(ValueError):
         if len(secret := bytes.fromhex(text)) == _BYTES:
@@ -44,6 +37,24 @@ def read_secret(root: Path) -> bytes:
         "Put it back from a copy; or remove it: a new one is made, and then snapshots "
         "that you want to restore have to be trusted anew (jupyter cr trust NAME).",
     )
+
+
+def write_once(path: Path, text: str) -> None:
+    """Make a file, 0600, whole; where another process is faster, it is that one's.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    try:
+        with open(os.open(partial, flags, 0o600), "w", encoding="ascii") as file:
+            file.write(text)
+        with suppress(FileExistsError):
+            # Unlike rename(2), it does not replace another process's.
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def page_seed(secret: bytes) -> int:

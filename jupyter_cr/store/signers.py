@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import msgspec
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
 from jupyter_cr.image.record_file import write_whole
+from jupyter_cr.store.secret import write_once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -60,10 +60,7 @@ class Signers:
         with storage_errors(path):
             if not path.exists():
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                made = Ed25519PrivateKey.generate().private_bytes_raw().hex()
-                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-                with open(os.open(path, flags, 0o600), "w", encoding="ascii") as file:
-                    file.write(made)
+                write_once(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
             text = path.read_text(encoding="ascii", errors="replace")
         try:
             return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text))

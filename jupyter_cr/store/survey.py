@@ -13,12 +13,11 @@ from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.meta import META
 from jupyter_cr.store.trust import SIGNATURE
 
-__all__ = ["GOING", "PENDING", "SEED", "Survey", "pack_names"]
+__all__ = ["GOING", "PENDING", "Survey", "pack_names"]
 
 PENDING = "pending"
 """A manifest of a snapshot that is not there yet: its writer says what it will need."""
 
-SEED = "seed"
 GOING = ".going-"
 """Between a pack's name and a token: somebody is about to delete the pack."""
 
@@ -69,8 +68,6 @@ class Survey:
             elif found := _PACK_FILE.fullmatch(rest[0]):
                 table = self.going if found[2].startswith(GOING) else self.parts
                 table.setdefault(found[1], []).append(name)
-        elif not rest and name.startswith(f".{SEED}-"):
-            self.strays.append(name)
 
     @property
     def complete(self) -> list[str]:

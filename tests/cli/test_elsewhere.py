@@ -117,10 +117,17 @@ def test_the_variable(root: User, cr: CommandLine) -> None:
         with pytest.raises(CommandError) as caught:
             cr("checkpoint", str(process.pid), "--name", "one", "--store", "nosuch://x")
         assert caught.value.code == StorageError.exit_code
+        # Found out only when it is written.
+        nowhere = "file:///proc/nowhere/store"
+        with pytest.raises(CommandError) as caught:
+            cr("checkpoint", str(process.pid), "--name", "two", "--store", nowhere)
+        assert caught.value.code == StorageError.exit_code
+        assert "two was taken, and is here only" in caught.value.text
+        assert "jupyter cr push two URL" in caught.value.text
         process.kill()
     assert taken["pushed"]["url"] == url
     assert [s["name"] for s in cr("list")] == ["one"]
     assert cr("pull", "one")["name"] == "one-2"
     cr("rm", "one")
     assert cr("list") == []
-    assert {s["name"] for s in cr("list", "--store", "")} == {"one", "one-2"}
+    assert {s["name"] for s in cr("list", "--store", "")} == {"one", "one-2", "two"}
