@@ -100,7 +100,7 @@ export class SnapshotModel implements IDisposable {
     return this.of(kernelId).find(isUsableAndWanted);
   }
 
-  /** The snapshot that a kernel was last brought back to, as far as this page knows. */
+  /** The snapshot that a kernel was last saved as, or brought back to. */
   position(kernelId: string): string | undefined {
     return this.positions.get(kernelId);
   }
@@ -151,6 +151,7 @@ export class SnapshotModel implements IDisposable {
       const page = await this.client.list();
       if (number === this.refreshes) {
         this.all = page.snapshots;
+        this.positions = new Map(Object.entries(page.positions));
         this.loaded = true;
         this.isStale = false;
         this.failure = null;
@@ -249,6 +250,9 @@ export class SnapshotModel implements IDisposable {
     }
     try {
       const found = await this.client.summary(name);
+      if (found.kernel_id && !this.byName.has(name)) {
+        this.positions.set(found.kernel_id, name);
+      }
       const others = this.all.filter(snapshot => snapshot.name !== name);
       const place = others.findIndex(other => other.created <= found.created);
       others.splice(place < 0 ? others.length : place, 0, found);
@@ -304,7 +308,7 @@ export class SnapshotModel implements IDisposable {
   private byKernel = new Map<string, ISnapshot[]>();
   private readonly hidden = new Set<string>();
   private readonly known = new Map<string, Promise<ISnapshotDetails>>();
-  private readonly positions = new Map<string, string>();
+  private positions = new Map<string, string>();
   private readonly activities = new Map<string, IActivity>();
   private readonly fetches = new Map<string, Promise<void>>();
   private permitted: ICapabilities | null = null;
@@ -318,6 +322,11 @@ export class SnapshotModel implements IDisposable {
 /** Whether a snapshot is whole, and its kernel can be brought back to it. */
 export function isUsable({ state, kernel_id }: ISnapshot): boolean {
   return kernel_id !== '' && (state === 'warm' || state === 'durable');
+}
+
+/** Whether a snapshot can never be used. */
+export function isBroken({ state }: ISnapshot): boolean {
+  return state === 'corrupt' || state === 'future';
 }
 
 /** Whether the kernel of a snapshot was ended when that was taken, and goes on from it. */

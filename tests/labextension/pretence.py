@@ -13,14 +13,29 @@ from tests.labextension.harness import IDLE, Lab
 __all__ = ["pretend_refused", "show_many"]
 
 
+_STATES = {7: "corrupt", 8: "warm", 9: "saving", 11: "locked"}
+
+
 def a_snapshot(number: int, prefix: str) -> dict[str, Any]:
     minutes, seconds = divmod(number, 60)
     hours, minutes = divmod(minutes, 60)
     return {
         "name": f"{prefix}{number:04}",
-        "state": "corrupt" if number == 7 else "warm" if number == 8 else "durable",
+        "id": f"{number:016x}",
+        "state": {7: "corrupt", 8: "warm", 9: "saving", 11: "locked"}.get(
+            number, "durable"
+        ),
+        "saved": 0.4 if number == 9 else 1.0,
         "created": f"2026-11-24T{hours:02}:{minutes:02}:{seconds:02}+00:00",
         "bytes": 40_000_000 + number,
+        "logical": 90_000_000,
+        "own": 1_000_000 + number,
+        "shared": 39_000_000,
+        "named": number % 3 > 0,
+        "parent": f"{prefix}{number - 1:04}" if number % 50 else "",
+        "tags": ["paper", "final"] if number % 10 == 0 else [],
+        "trusted": number != 12,
+        "signer": "",
         "note": "with the cleaned table" if number % 10 == 0 else "",
         "kernel_id": f"0-0-0-0-{number // 50}",
         "kernel_name": "python3",
@@ -42,7 +57,7 @@ def a_snapshot(number: int, prefix: str) -> dict[str, Any]:
 def show_many(window: Lab, count: int, prefix: str = "snapshot ") -> None:
     """Have the server say that there are as many, the next time that it is asked."""
     snapshots = [a_snapshot(number, prefix) for number in reversed(range(count))]
-    body = json.dumps({"snapshots": snapshots, "total": count})
+    body = json.dumps({"snapshots": snapshots, "total": count, "positions": {}})
 
     def answer(route: Route) -> None:
         route.fulfill(content_type="application/json", body=body)

@@ -12,7 +12,7 @@ import React, { useEffect, useRef } from 'react';
 import { ROW_CLASS } from '../commands';
 import { formatAge, formatBytes, formatTime, splitStamp } from '../format';
 import { forkIcon } from '../icons';
-import { isHibernated, isUsable, type SnapshotModel } from '../model';
+import { isBroken, isHibernated, isUsable, type SnapshotModel } from '../model';
 import type { ISnapshot } from '../types';
 import { Details } from './details';
 
@@ -86,7 +86,7 @@ export function rowClass(
     isSelected ? 'jp-mod-selected' : '',
     isMarked ? 'jp-cr-mod-marked' : '',
     snapshot.automatic && !isHibernated(snapshot) ? 'jp-cr-mod-automatic' : '',
-    isUsable(snapshot) ? '' : 'jp-cr-mod-broken'
+    isBroken(snapshot) ? 'jp-cr-mod-broken' : ''
   ]
     .filter(Boolean)
     .join(' ');
@@ -108,7 +108,14 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
     >
       {props.age}
     </time>,
-    <span key="bytes" title={trans.__('On disk')}>
+    <span
+      key="bytes"
+      title={trans.__(
+        'On disk: %1 that were new with it, %2 that it has from earlier ones',
+        formatBytes(snapshot.own),
+        formatBytes(snapshot.shared)
+      )}
+    >
       {formatBytes(snapshot.bytes)}
     </span>
   ];
@@ -120,6 +127,27 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
     );
   }
   const state = stateOf(snapshot, trans);
+  if (state) {
+    facts.push(
+      <span
+        key="state"
+        className="jp-cr-State"
+        title={snapshot.problem || reasonOf(snapshot, trans)}
+      >
+        {state}
+      </span>
+    );
+  }
+  if (snapshot.parent) {
+    facts.push(
+      <span
+        key="parent"
+        title={trans.__('What the kernel was at when this was taken')}
+      >
+        {trans.__('after %1', snapshot.parent)}
+      </span>
+    );
+  }
   return (
     <>
       <div className="jp-cr-Item-main">
@@ -156,11 +184,18 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
             {props.isHere && (
               <span
                 className="jp-cr-Badge jp-cr-mod-here"
-                title={trans.__('The kernel was last brought back to this one')}
+                title={trans.__(
+                  'What the kernel was last saved as, or brought back to'
+                )}
               >
                 {trans.__('here')}
               </span>
             )}
+            {snapshot.tags.map(tag => (
+              <span className="jp-cr-Badge" key={tag}>
+                {tag}
+              </span>
+            ))}
           </div>
           {edited === 'note' ? (
             <Editor
@@ -190,17 +225,6 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
                 {fact}
               </React.Fragment>
             ))}
-            {state && (
-              <>
-                {' · '}
-                <span
-                  className="jp-cr-State"
-                  title={snapshot.problem || reasonOf(snapshot, trans)}
-                >
-                  {state}
-                </span>
-              </>
-            )}
           </div>
         </div>
         {!edited && (
@@ -263,19 +287,35 @@ function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
       return trans.__('damaged');
     case 'future':
       return trans.__('from a later release');
+    case 'locked':
+      return trans.__('encrypted, and its key is missing');
+    case 'saving':
+    case 'live':
+      return trans.__('saving, %1%', Math.round(100 * snapshot.saved));
     case 'warm':
-      return trans.__('in memory');
-    default:
-      return isHibernated(snapshot)
-        ? trans.__('hibernating')
-        : snapshot.automatic
-          ? trans.__('kept')
-          : '';
+    case 'durable':
+      if (!snapshot.trusted) {
+        return trans.__('not trusted');
+      }
+      if (snapshot.state === 'warm') {
+        return trans.__('in memory');
+      }
   }
+  return isHibernated(snapshot)
+    ? trans.__('hibernating')
+    : snapshot.automatic
+      ? trans.__('kept')
+      : '';
 }
 
-/** Why a snapshot is there that nobody asked for. */
+/** Why a snapshot is there that nobody asked for, or cannot be used yet. */
 function reasonOf(snapshot: ISnapshot, trans: TranslationBundle): string {
+  if (!snapshot.trusted) {
+    return trans.__(
+      'It came from elsewhere, and to restore it is to run its code. If you trust it, in a terminal: jupyter cr trust %1',
+      snapshot.name
+    );
+  }
   switch (snapshot.automatic) {
     case 'before restore':
       return trans.__(
