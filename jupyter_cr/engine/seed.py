@@ -8,6 +8,7 @@ the snapshot uses, so it can stay until the last moment. Seeds die with us
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterable, Sequence
@@ -160,6 +161,7 @@ def clone_seed(
 
     Raises:
         PidTaken: somebody has the pid.
+        RestoreError: clone3 is forbidden here.
     """
     call = Call(
         "clone3", (_clone_arguments(_CLONE_PTRACE, exit_signal, pid), _ARGUMENTS_SIZE)
@@ -167,10 +169,17 @@ def clone_seed(
     try:
         (tid,) = clone_tracees(parent.thread, [call])
     except CallFailed as error:
-        if error.errno == _EEXIST and pid is not None:
+        if error.errno == errno.EEXIST and pid is not None:
             raise PidTaken(
                 f"pid {pid} is in use",
                 "End the process that has it, or fork the snapshot instead.",
+            ) from error
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            raise RestoreError(
+                f"processes cannot be made with the pids that they had: clone3: "
+                f"{error.strerror}",
+                "A security policy forbids it here, as the seccomp profiles of containers "
+                "do: run `jupyter cr check`, which says what to allow.",
             ) from error
         raise
     tracee = Tracee(tid)
@@ -203,7 +212,6 @@ def clone_threads(seed: Seed, tids: Iterable[int]) -> None:
         raise EngineError(f"process {seed.pid} did not get all its threads")
 
 
-_EEXIST = 17
 _ARGUMENTS_SIZE = 88
 
 
