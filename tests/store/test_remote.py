@@ -155,6 +155,27 @@ def test_what_is_here_already_is_not_fetched(
         assert records(other, name) == records(store, "two")
 
 
+def test_relatives_of_any_shape(store: Store, other: Store, tmp_path: Path) -> None:
+    """Pages in any order, some of them several times, in whatever is here of others."""
+    chance = random.Random()
+    remote = RemoteStore(f"file://{tmp_path}/elsewhere")
+    pool = [chance.randbytes(PAGE) for _ in range(400)] + [bytes(PAGE)] * 20
+    names = [f"s{number}" for number in range(8)]
+    for name in names:
+        runs = []
+        for _ in range(chance.randrange(1, 30)):
+            start = chance.randrange(len(pool))
+            runs += pool[start : start + chance.randrange(1, 60)]
+        fresh = [chance.randbytes(PAGE) for _ in range(chance.randrange(3))]
+        created = f"2026-01-01T00:00:00.00000{name[1:]}+00:00"
+        take(store, name, created, pages=b"".join(runs + fresh))
+        remote.push(store, name)
+    for name in chance.sample(names, len(names)):
+        remote.pull(name, other)
+        assert sha(other, name) == sha(store, name)
+        assert records(other, name) == records(store, name)
+
+
 def test_what_is_here_and_is_something_else(
     store: Store, other: Store, remote: RemoteStore
 ) -> None:
