@@ -21,6 +21,7 @@ from jupyter_cr.engine.descriptors import (
     epoll,
     eventfd,
     fifo,
+    inherited_log,
     kind_of_record,
     o_path,
     pidfd,
@@ -217,6 +218,11 @@ def describe_record(record: object) -> str:
 @describe_record.register
 def _(record: regular_file.Record) -> str:
     return f"{_text(record.path)} at {record.offset} of {record.size}"
+
+
+@describe_record.register
+def _(record: inherited_log.Record) -> str:
+    return _text(record.path)
 
 
 @describe_record.register

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
-from jupyter_cr.engine.descriptors import pipe
+from jupyter_cr.engine.descriptors import inherited_log, pipe
 from jupyter_cr.engine.descriptors.base import Rebuilding
 from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
 from jupyter_cr.engine.front_ends import Connected, connected_then, count_front_ends
@@ -53,8 +54,16 @@ class Predecessor:
             for _, record in self.rebuilding.records(pipe.Record)
             if record.outer
         }
-        self.running.look_at_files(outer, self.rebuilding.stack)
-        self.rebuilding.outer = self.running.pipes
+        logs = {
+            os.fsdecode(record.path)
+            for _, record in self.rebuilding.records(inherited_log.Record)
+        }
+        self.running.look_at_files({*outer, *logs}, self.rebuilding.stack)
+        held = self.running.held
+        self.rebuilding.held = {link: fd for link, fd in held.items() if link in logs}
+        self.rebuilding.outer = {
+            inode: held[link] for link, inode in outer.items() if link in held
+        }
         ports = {port.address.port for port in listening_ports(self.snapshot.files)}
         if ports:
             sockets = tcp_sockets(states=set(State) - {State.TIME_WAIT})

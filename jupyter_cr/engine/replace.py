@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,31 +30,28 @@ class RunningTree:
     root: int
     sockets: set[int] = field(default_factory=set)
     """Inodes of its sockets, after `look_at_files`."""
-    pipes: dict[int, int] = field(default_factory=dict)
-    """Inode of a pipe -> our own duplicate of a descriptor on it, after that."""
+    held: dict[str, int] = field(default_factory=dict)
+    """Link of a file -> our own duplicate of a descriptor on it, after that."""
     sessions: dict[int, int] = field(default_factory=dict)
     """Of all processes that have been looked at."""
 
-    def look_at_files(self, pipes: Mapping[str, int], stack: ExitStack) -> None:
-        """See which sockets it has, and take duplicates of the pipes whose links are
-        given (link -> inode), closed with the stack."""
+    def look_at_files(self, links: Collection[str], stack: ExitStack) -> None:
+        """See which sockets it has, and take duplicates of the files whose links are
+        given, closed with the stack."""
         for pid in self._members():
             with contextlib.suppress(CheckpointRestoreError, OSError):
-                self._look_at_files_of(pid, pipes, stack)
+                self._look_at_files_of(pid, links, stack)
 
-    def _look_at_files_of(
-        self, pid: int, pipes: Mapping[str, int], stack: ExitStack
-    ) -> None:
+    def _look_at_files_of(self, pid: int, links: Collection[str], stack: ExitStack) -> None:
         pidfd = os.pidfd_open(pid)
         stack.callback(os.close, pidfd)
         for name in os.listdir(f"/proc/{pid}/fd"):
             link = os.readlink(f"/proc/{pid}/fd/{name}")
             if link.startswith("socket:["):
                 self.sockets.add(int(link[8:-1]))
-            inode = pipes.get(link)
-            if inode is not None and inode not in self.pipes:
-                self.pipes[inode] = libc.pidfd_getfd(pidfd, int(name))
-                stack.callback(os.close, self.pipes[inode])
+            if link in links and link not in self.held:
+                self.held[link] = libc.pidfd_getfd(pidfd, int(name))
+                stack.callback(os.close, self.held[link])
 
     def end(self) -> None:
         """Kill all of it, and wait until it is gone (its parent may still have to ask

@@ -29,6 +29,9 @@ What holds:
   What was answered in between, or was under way and is in no snapshot, is found out after
   the restore, by a question that the kernel answers after all others, and settled then.
 
+* A cell that asks to go back is the last to be run, as one that raises is: what was sent
+  behind it, and waits here until the kernel is back, is answered with "aborted".
+
 * So that a snapshot holds no requests that `pending` did not tell of, the kernel is `held`
   from then until it has been frozen, too.
 
@@ -239,6 +242,8 @@ class KernelRequests:
     _closed_prompts: set[str] = field(default_factory=set)
     _holds: int = 0
     _held: deque[tuple[Connection, Any]] = field(default_factory=deque)
+    _doomed: int = 0
+    _is_dooming: bool = False
 
     # What front ends say
 
@@ -268,7 +273,12 @@ class KernelRequests:
         connection, message = self._held.popleft()
         if self._held:
             asyncio.get_running_loop().call_soon(self._release)
-        self.connections.get(connection.session_id, connection).pass_on(message)
+        self._is_dooming = self._doomed > 0
+        self._doomed -= self._is_dooming
+        try:
+            self.connections.get(connection.session_id, connection).pass_on(message)
+        finally:
+            self._is_dooming = False
 
     def send(
         self, session: str, channel: str, header: bytes, metadata: bytes
@@ -291,9 +301,20 @@ class KernelRequests:
         )
         if read.msg_type == "execute_request":
             self.requests[read.msg_id].cell_id = _cell_id(metadata)
+            if self._is_dooming:
+                self._doom(self.requests[read.msg_id])
+                return None
         if read.subshell_id and self.subshells.is_gone(read.subshell_id):
             return _without_subshell(header)
         return header
+
+    def _doom(self, request: Pending) -> None:
+        """Answer a cell that waited behind one that has asked to go back."""
+        request.ended = True
+        if (connection := self.connections.get(request.session)) is not None:
+            self._tell_ended(connection, list(self.connections.values()))
+        # The kernel never gets it, and has nothing to say of it.
+        self.settled.discard(request.msg_id)
 
     def _reply_to_prompt(self, session: str, header: bytes) -> bytes | None:
         asked = [r for r in self._of(session) if r.prompt is not None]
@@ -431,9 +452,10 @@ class KernelRequests:
             connection.flush()
         self._marked = True
 
-    def settle(self, going_on: Collection[RunningRequest]) -> bool:
-        """Answer all that was asked, but for those that the kernel goes on with. Whether
-        it is at one of those."""
+    def settle(self, going_on: Collection[RunningRequest], abort_held: bool) -> bool:
+        """Answer all that was asked, but for those that the kernel goes on with; and, with
+        `abort_held`, cells that are held now. Whether it is at one of those."""
+        self._doomed = len(self._held) if abort_held else 0
         connections: list[Connection] = list(self.connections.values())
         for connection in connections:
             # What the former processes have said comes first.
@@ -636,7 +658,13 @@ class FrontEndRequests:
         with self._of(kernel_id).held():
             yield
 
-    def settle(self, kernel_id: str, going_on: Collection[RunningRequest]) -> bool:
+    def settle(
+        self,
+        kernel_id: str,
+        going_on: Collection[RunningRequest],
+        *,
+        abort_held: bool = False,
+    ) -> bool:
         """Answer what was asked of processes that have ended. Whether those that run now
         are busy.
 
@@ -644,8 +672,10 @@ class FrontEndRequests:
             going_on: those that the kernel will answer itself, as `pending` said when the
                 snapshot was taken. To be called for a kernel that was started from a
                 snapshot, too, so that they are known.
+            abort_held: cells that have been sent since the kernel was `held` are answered
+                with "aborted": they waited behind one that has asked to go back.
         """
-        return self._of(kernel_id).settle(going_on)
+        return self._of(kernel_id).settle(going_on, abort_held)
 
     def _of(self, kernel_id: str) -> KernelRequests:
         return kernel_requests(self._kernels.get_kernel(kernel_id))

@@ -72,9 +72,16 @@ class Requests(Protocol):
     def mark(self, kernel_id: str) -> None:
         """The kernel's processes are about to be exchanged."""
 
-    def settle(self, kernel_id: str, going_on: Collection[RunningRequest]) -> bool:
+    def settle(
+        self,
+        kernel_id: str,
+        going_on: Collection[RunningRequest],
+        *,
+        abort_held: bool = False,
+    ) -> bool:
         """They have been. Requests that were sent before will not be answered by the
-        kernel, but for those that it goes on with. Whether it is busy with one."""
+        kernel, but for those that it goes on with; nor, with `abort_held`, cells that are
+        held. Whether it is busy with one."""
 
     def held(self, kernel_id: str) -> AbstractContextManager[None]:
         """What is sent meanwhile waits until the end."""
@@ -432,12 +439,16 @@ class SnapshotService:
                 raise
         finally:
             manager.start_restarter()
-        self._settle(kernel_id, wanted.header)
+        self._settle(kernel_id, wanted.header, asked_within=wanted.abandoned is not None)
         return await self._restored(wanted, running, kept)
 
-    def _settle(self, kernel_id: str, header: Header) -> bool:
+    def _settle(
+        self, kernel_id: str, header: Header, *, asked_within: bool = False
+    ) -> bool:
         """A kernel goes on from a snapshot. Whether in the middle of a request."""
-        is_busy = self._requests.settle(kernel_id, header.notebook.running)
+        is_busy = self._requests.settle(
+            kernel_id, header.notebook.running, abort_held=asked_within
+        )
         self._kernels.get_kernel(kernel_id).execution_state = "busy" if is_busy else "idle"
         return is_busy
 

@@ -349,7 +349,8 @@ export function addCommands(parts: ICommandParts): void {
             'Bring the kernel back, and the notebook as it was saved then'
           )
         : trans.__('Bring a kernel back to a snapshot of it'),
-    icon: undoIcon,
+    icon: args =>
+      args.isContext && !args.document && sleepOf(args) ? runIcon : undoIcon,
     isEnabled: canBringBack,
     isVisible: args => {
       const name = nameOf(args);

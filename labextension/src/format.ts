@@ -82,3 +82,12 @@ export function nextName(stem: string, names: Iterable<string>): string {
   }
   return `${stem}-${highest + 1}`;
 }
+
+/**
+ * What somebody has called a snapshot, and the date and time that the server has added
+ * where it made up the name.
+ */
+export function splitStamp(name: string): [string, string] {
+  const stamp = /(?<=.)-\d{8}-\d{6}(-\d+)?$/.exec(name)?.[0] ?? '';
+  return [name.slice(0, name.length - stamp.length), stamp];
+}

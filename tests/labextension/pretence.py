@@ -13,11 +13,11 @@ from tests.labextension.harness import IDLE, Lab
 __all__ = ["pretend_refused", "show_many"]
 
 
-def a_snapshot(number: int) -> dict[str, Any]:
+def a_snapshot(number: int, prefix: str) -> dict[str, Any]:
     minutes, seconds = divmod(number, 60)
     hours, minutes = divmod(minutes, 60)
     return {
-        "name": f"snapshot {number:04}",
+        "name": f"{prefix}{number:04}",
         "state": "corrupt" if number == 7 else "warm" if number == 8 else "durable",
         "created": f"2026-11-24T{hours:02}:{minutes:02}:{seconds:02}+00:00",
         "bytes": 40_000_000 + number,
@@ -39,9 +39,9 @@ def a_snapshot(number: int) -> dict[str, Any]:
     }
 
 
-def show_many(window: Lab, count: int) -> None:
+def show_many(window: Lab, count: int, prefix: str = "snapshot ") -> None:
     """Have the server say that there are as many, the next time that it is asked."""
-    snapshots = [a_snapshot(number) for number in reversed(range(count))]
+    snapshots = [a_snapshot(number, prefix) for number in reversed(range(count))]
     body = json.dumps({"snapshots": snapshots, "total": count})
 
     def answer(route: Route) -> None:

@@ -69,6 +69,19 @@ def test_keyboard_alone(jupyterlab: LabServer) -> None:
         expect(window.row("snapshot 0057")).to_be_visible()
 
 
+def test_a_long_name(jupyterlab: LabServer) -> None:
+    """What somebody has called it is seen, the date is cut off: its age stands below."""
+    with jupyterlab.open("names.ipynb", "x = 1") as window:
+        show_many(window, 3, prefix="before-cleaned-20261128-10")
+        row = window.row("before-cleaned-20261128-100002")
+        base, stamp = row.locator(".jp-cr-Item-base"), row.locator(".jp-cr-Item-stamp")
+        expect(base).to_have_text("before-cleaned")
+        expect(stamp).to_have_text("-20261128-100002")
+        for part, is_cut in ((base, False), (stamp, True)):
+            cut = part.evaluate("element => element.scrollWidth > element.clientWidth")
+            assert cut is is_cut
+
+
 def test_a_damaged_one(jupyterlab: LabServer) -> None:
     """It says so, and can only be deleted."""
     with jupyterlab.open("damaged.ipynb", "x = 1") as window:

@@ -149,3 +149,27 @@ def test_it_hibernates(jupyterlab: LabServer) -> None:
         outputs = cell.cell.locator(".jp-OutputArea-output")
         expect(outputs.nth(1)).to_have_text("begun\none\ntwo\nthree", use_inner_text=True)
         expect(cell.prompt).to_have_text(re.compile(r"\[1\]:"))
+
+
+def test_run_all_cells(jupyterlab: LabServer) -> None:
+    """One of them goes back: that is done once, and what waits is shown as not run."""
+    path = "all.ipynb"
+    cells = ("x = 1", "%checkpoint all-cells", "x = 2", "%restore all-cells", "x = 3")
+    with jupyterlab.open(path, *cells) as window:
+        prompts = [
+            window.cell(path, number).locator(".jp-InputPrompt") for number in range(5)
+        ]
+        window.choose("Run", "Run All Cells")
+        outputs = window.cell(path, 1).locator(".jp-OutputArea-output")
+        expect(outputs).to_contain_text("restored", timeout=30_000)
+        expect(prompts[1]).to_have_text("[2]:")
+        for prompt in prompts[3:]:
+            expect(prompt).to_have_text(re.compile(r"\[ ?\]:"))
+        window.is_idle(path)
+        # As often as it could have gone round.
+        window.page.wait_for_timeout(4000)
+        assert len(window.taken(path)) == 2
+        window.cell(path, 4).locator(".cm-content").click()
+        window.page.keyboard.press("ControlOrMeta+a")
+        window.page.keyboard.type("print(x)")
+        assert window.run_cell(path, 4) == "1"

@@ -144,6 +144,28 @@ def test_what_is_asked_afterwards_is_run(server: Server) -> None:
     assert settled(server) == "ac"
 
 
+def test_what_is_asked_meanwhile_is_not_run(server: Server) -> None:
+    """It waits behind the cell that goes back, wherever that is; with a slow connection
+    or a busy server, the rest of Run All comes then."""
+    kernel_id = server.open_notebook("a.ipynb")
+    front_end = server.front_end(kernel_id)
+    front_end.run("x = 1")
+    front_end.reply(front_end.execute("%checkpoint before"))
+    restore = front_end.execute("x = 2\n%restore before")
+    wait_until(
+        lambda: any(
+            each["operation"] == "restore" and each["state"] == "running"
+            for each in server.get("jupyter-cr/tasks")["tasks"]
+        ),
+        "the restore has begun",
+    )
+    later = [front_end.execute(COUNT.format(name)) for name in "ab"]
+    assert statuses(front_end, [restore, *later]) == ["aborted"] * 3
+    assert settled(server) == ""
+    assert front_end.run("print(x)") == "1"
+    assert [len(front_end.of(each)) for each in later] == [2, 2]
+
+
 def test_a_fork_stops_there(server: Server) -> None:
     """Else each fork would make another."""
     kernel_id = server.open_notebook("a.ipynb")

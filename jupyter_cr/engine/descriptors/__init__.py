@@ -30,6 +30,7 @@ from jupyter_cr.engine.descriptors import (
     epoll,
     eventfd,
     fifo,
+    inherited_log,
     o_path,
     other_socket,
     owner,
@@ -60,6 +61,7 @@ from jupyter_cr.tracer.calls import Call
 KINDS: tuple[Kind, ...] = (
     o_path,
     deleted_file,
+    inherited_log,
     regular_file,
     directory,
     pseudoterminal,
@@ -77,13 +79,14 @@ KINDS: tuple[Kind, ...] = (
     udp_socket,
 )
 """The first that matches takes an open file: O_PATH before all, as it may name anything,
-deleted files before those with a name, pseudoterminals before other terminals, those
-before other devices."""
+deleted files before those with a name, logs before other regular files, pseudoterminals
+before other terminals, those before other devices."""
 
 Record: TypeAlias = (
     o_path.Record
     | regular_file.Record
     | deleted_file.Record
+    | inherited_log.Record
     | directory.Record
     | pseudoterminal.Record
     | terminal.Record

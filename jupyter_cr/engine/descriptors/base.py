@@ -160,6 +160,9 @@ class Rebuilding:
     outer: Mapping[int, int] = field(default_factory=dict)
     """Restore: inode of a pipe or socket that leaves the tree -> a descriptor of this
     process on it, where one could still be had (from the tree being replaced)."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Restore: path of a file that only an heir has -> a descriptor of this process on it,
+    from the tree being replaced."""
     pids: Mapping[int, int] = field(default_factory=dict)
     """Process or thread inside the tree -> its number as this process sees it."""
     warnings: list[str] = field(default_factory=list)

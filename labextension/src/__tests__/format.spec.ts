@@ -5,6 +5,7 @@ import {
   formatDuration,
   formatTime,
   nextName,
+  splitStamp,
   stemOf
 } from '../format';
 
@@ -72,5 +73,22 @@ describe('nextName', () => {
     expect(nextName('model', [])).toBe('model-1');
     const names = ['model-1', 'model-10', 'model-x', 'modeller-30', 'other-40'];
     expect(nextName('model', names)).toBe('model-11');
+  });
+});
+
+describe('splitStamp', () => {
+  it.each([
+    ['before-cleaned-20261128-101003', 'before-cleaned', '-20261128-101003'],
+    ['before-a-20261128-101003-2', 'before-a', '-20261128-101003-2'],
+    [
+      'before-before-a-20261128-101003-20261128-101204',
+      'before-before-a-20261128-101003',
+      '-20261128-101204'
+    ],
+    ['model-3', 'model-3', ''],
+    ['-20261128-101003', '-20261128-101003', ''],
+    ['2026-11-28', '2026-11-28', '']
+  ])('%s is %s and %s', (name, base, stamp) => {
+    expect(splitStamp(name)).toEqual([base, stamp]);
   });
 });

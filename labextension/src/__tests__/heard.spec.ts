@@ -90,6 +90,25 @@ describe('Heard', () => {
     expect(printed()).toEqual(['a', 'B', 'C']);
   });
 
+  it('knows that it has ended again before the server has told', () => {
+    const kinds = () =>
+      heard.outputsOf(REQUEST).outputs.map(({ header }) => header.msg_type);
+    kernel.end();
+    const [frozen, back] = goBack();
+    kernel.print('B');
+    kernel.end();
+    heard.rewind(frozen, back);
+    expect(kinds()).toEqual(['stream', 'stream', 'status']);
+  });
+
+  it('forgets that it had ended', () => {
+    kernel.end();
+    const [frozen, back] = goBack();
+    kernel.print('B');
+    heard.rewind(frozen, back);
+    expect(printed()).toEqual(['a', 'B']);
+  });
+
   it('knows it by the session alone', () => {
     kernel.print('b');
     const [frozen, back] = goBack();

@@ -10,11 +10,22 @@ import {
 import React, { useEffect, useRef } from 'react';
 
 import { ROW_CLASS } from '../commands';
-import { formatAge, formatBytes, formatTime } from '../format';
+import { formatAge, formatBytes, formatTime, splitStamp } from '../format';
 import { forkIcon } from '../icons';
 import { isHibernated, isUsable, type SnapshotModel } from '../model';
 import type { ISnapshot } from '../types';
 import { Details } from './details';
+
+/** A name that is cut off where least is lost: its age stands below. */
+function Name(props: { name: string }): JSX.Element {
+  const [base, stamp] = splitStamp(props.name);
+  return (
+    <>
+      <span className="jp-cr-Item-base">{base}</span>
+      {stamp && <span className="jp-cr-Item-stamp">{stamp}</span>}
+    </>
+  );
+}
 
 /** What can be done with a row. */
 export interface IItemActions {
@@ -139,7 +150,7 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
                   actions.edit({ name, field: 'name' });
                 }}
               >
-                {name}
+                <Name name={name} />
               </span>
             )}
             {props.isHere && (

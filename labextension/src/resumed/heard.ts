@@ -29,9 +29,11 @@ interface IRequest {
   /** Whether `outputs` are all of them. */
   isWhole: boolean;
   outputs: IOutput[];
+  /** The message that has said that it has ended. */
+  end: IOutput | null;
 }
 
-/** An output, at its place among all messages. */
+/** A message, at its place among all messages. */
 interface IOutput {
   place: number;
   message: KernelMessage.IIOPubMessage;
@@ -85,20 +87,24 @@ export class Heard {
       request.outputs = request.outputs.filter(
         output => timeOf(output.message) <= (frozen ?? 0) || isNew(output)
       );
+      request.end = request.end && isNew(request.end) ? request.end : null;
     }
     this.turns = [];
   }
 
   /**
    * What is known of what a request has had shown, in the kernel's own past; and whether
-   * that is all.
+   * that is all. The last message says that it has ended, if it has, after the kernel was
+   * brought back and before that was told.
    */
   outputsOf(msgId: string): {
     outputs: KernelMessage.IIOPubMessage[];
     isWhole: boolean;
   } {
-    const { outputs, isWhole } = this.requests.get(msgId) ?? newRequest(false);
-    return { outputs: outputs.map(({ message }) => message), isWhole };
+    const { outputs, end, isWhole } =
+      this.requests.get(msgId) ?? newRequest(false);
+    const all = end ? [...outputs, end] : outputs;
+    return { outputs: all.map(({ message }) => message), isWhole };
   }
 
   /** A request that has ended is not done. */
@@ -170,6 +176,10 @@ export class Heard {
     } else if (isInput(message)) {
       this.counts.set(parent, message.content.execution_count);
     } else if (isIdle(message)) {
+      request.end = {
+        place: this.place,
+        message: message as KernelMessage.IIOPubMessage
+      };
       this.end(parent, request);
     }
   }
@@ -200,5 +210,11 @@ export class Heard {
 }
 
 function newRequest(isWhole: boolean): IRequest {
-  return { hasEnded: false, isInSnapshot: false, isWhole, outputs: [] };
+  return {
+    hasEnded: false,
+    isInSnapshot: false,
+    isWhole,
+    outputs: [],
+    end: null
+  };
 }
