@@ -403,6 +403,10 @@ class Pack:
         there = [block for block in self.blocks if block.codec != codecs.DROPPED]
         return sum(block.pages for block in there), sum(block.length for block in there)
 
+    def digest(self, page: int) -> bytes:
+        """The hash of a page."""
+        return self._index.hashes[page * HASH_BYTES : (page + 1) * HASH_BYTES]
+
     @property
     def hashes(self) -> Mapping[bytes, int]:
         """Hash -> number, of each page that has not been dropped."""

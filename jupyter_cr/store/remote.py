@@ -29,18 +29,25 @@ import random
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
 
-from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StorageError, StoreBusy
-from jupyter_cr.image import ImageWriter
+from jupyter_cr.errors import (
+    ImageError,
+    NameTaken,
+    NoSuchSnapshot,
+    StorageError,
+    StoreBusy,
+)
+from jupyter_cr.image import ImageReader, ImageWriter
 from jupyter_cr.image.copy import copy_image
 from jupyter_cr.image.pack import pack_files
 from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.entry import new_id
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
+from jupyter_cr.store.local_pages import LocalCopy, LocalPages
 from jupyter_cr.store.meta import META, Meta
 from jupyter_cr.store.mirror import Mirror, MirroredPacks
 from jupyter_cr.store.names import check_name, suggest_name
@@ -76,6 +83,9 @@ _CLAIM_S = 600.0
 
 _SEED = "seed"
 _TRIES = 5
+_MOST_COPIES = 3
+"""Local snapshots in which pages are looked for."""
+
 _PAUSE_S = 0.2
 
 
@@ -433,8 +443,9 @@ class RemoteStore:
             local.check_free(as_name)
         survey, there = self._examine()
         source = self._required(there, name)
-        with self._open(survey, source) as reader:
-            reader.fetch(advance_of(progress, "fetch"))
+        with ExitStack() as held, self._open(survey, source) as reader:
+            pages = LocalPages([*self._copies(held, reader, there, local)], self._seed())
+            reader.fetch(advance_of(progress, "fetch"), pages)
             parent = ""
             if source.parent:
                 parent = find_same(self._required(there, source.parent), local.list())
@@ -458,6 +469,37 @@ class RemoteStore:
                 trusted=local.summary(given).trusted,
                 elapsed_ms=milliseconds_since(started),
             )
+
+    def _copies(
+        self,
+        held: ExitStack,
+        wanted: RemoteReader,
+        there: Sequence[Snapshot],
+        local: Store,
+    ) -> Iterator[LocalCopy]:
+        """Of the snapshots that have most in common with one, those that are here, too."""
+        here = local.list()
+        found = []
+        for snapshot in there:
+            name = find_same(snapshot, here)
+            if name and snapshot.state == "durable":
+                with (
+                    suppress(ImageError),
+                    ImageReader(
+                        self._mirror.snapshot(snapshot.id), self._mirror.path(PACKS)
+                    ) as other,
+                ):
+                    pages = sum(
+                        end - first
+                        for pack in other.usage.keys() & wanted.usage.keys()
+                        for first, end in other.usage[pack]
+                    )
+                    found.append((pages, name, other.page_map))
+        found.sort(key=lambda one: one[:2], reverse=True)
+        for pages, name, page_map in found[:_MOST_COPIES]:
+            with suppress(ImageError, StorageError):
+                if pages:
+                    yield LocalCopy(held.enter_context(local.open(name)), page_map)
 
     # Removing
 

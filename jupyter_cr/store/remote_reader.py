@@ -10,13 +10,14 @@ from pathlib import Path
 
 import xxhash
 
-from jupyter_cr.engine.streams import storage_errors
+from jupyter_cr.engine.streams import PAGE, storage_errors
 from jupyter_cr.errors import CorruptImage, ImageError
 from jupyter_cr.image import ImageReader, codecs
 from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.reader import MANIFEST
+from jupyter_cr.store.local_pages import LocalPages
 from jupyter_cr.store.mirror import Mirror
 from jupyter_cr.store.push_signature import PushSignature
 from jupyter_cr.store.remote_files import RemoteFiles
@@ -87,6 +88,7 @@ class RemoteReader(ImageReader):
         self._files = files
         self._survey = survey
         self._is_fetched = False
+        self._local: LocalPages | None = None
         with ExitStack() as stack:
             staged = stack.enter_context(mirror.work(id_))
             self._staged = staged
@@ -131,11 +133,16 @@ class RemoteReader(ImageReader):
         with self.named_by_url():
             super().verify_pages()
 
-    def fetch(self, advance: Callable[[float], None] | None = None) -> None:
+    def fetch(
+        self,
+        advance: Callable[[float], None] | None = None,
+        local: LocalPages | None = None,
+    ) -> None:
         """Fetch the blocks that its pages are in, several at once, and check each.
 
         Args:
             advance: told the share that is here.
+            local: pages that are here already; used as long as this one is open.
 
         Raises:
             CorruptImage: names the file there that is damaged or missing.
@@ -154,14 +161,37 @@ class RemoteReader(ImageReader):
         ranges = [
             part
             for name, intervals in usage.items()
-            for part in _ranges(self._lent(name), intervals)
+            for part in self._missing(self._lent(name), intervals, local)
         ]
+        self._local = local
         total = sum(part.end - part.start for part in ranges)
         for batch in _batches(ranges):
             self._fetch(batch)
             if advance is not None:
                 advance(self.fetched_bytes / total)
         self._is_fetched = True
+
+    def _missing(
+        self, pack: Pack, needed: Sequence[Interval], local: LocalPages | None
+    ) -> Iterator[_Range]:
+        if local is not None and all(end <= pack.pages for _, end in needed):
+            needed = local.look(pack, needed)
+        return _ranges(pack, needed)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if self._local is None:
+            return super().read(offset, length)
+        found = bytearray()
+        first = offset // PAGE
+        for extent in self.page_map.find(first, -(-(offset + length) // PAGE)):
+            for part, reader, page in self._local.split(extent):
+                size = part.length * PAGE
+                if reader is None:
+                    found += super().read(part.page * PAGE, size)
+                else:
+                    found += reader.read(page * PAGE, size)
+        start = offset - first * PAGE
+        return bytes(memoryview(found)[start : start + length])
 
     def _lent(self, name: str) -> Pack:
         try:

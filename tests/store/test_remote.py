@@ -138,6 +138,58 @@ def test_only_what_is_needed_is_fetched(
     assert sha(other, "part") == sha(store, "part")
 
 
+def test_what_is_here_already_is_not_fetched(
+    store: Store, other: Store, remote: RemoteStore
+) -> None:
+    pages = os.urandom(MANY * PAGE) + bytes(100 * PAGE)
+    moved = changed(pages, 0.01)[50 * PAGE :] + os.urandom(10 * PAGE) + pages[: 20 * PAGE]
+    take(store, "one", "2026-01-01T00:00:00.000001+00:00", pages=pages)
+    take(store, "two", "2026-01-01T00:00:00.000002+00:00", pages=moved)
+    for name in ("one", "two"):
+        remote.push(store, name)
+    assert remote.pull("one", other).bytes == MANY * PAGE
+    assert remote.pull("two", other).bytes < 0.1 * len(pages)
+    assert remote.pull("two", other, "again").bytes == 0
+    for name in ("two", "again"):
+        assert sha(other, name) == hashlib.sha256(moved).hexdigest()
+        assert records(other, name) == records(store, "two")
+
+
+def test_relatives_of_any_shape(store: Store, other: Store, tmp_path: Path) -> None:
+    """Pages in any order, some of them several times, in whatever is here of others."""
+    chance = random.Random()
+    remote = RemoteStore(f"file://{tmp_path}/elsewhere")
+    pool = [chance.randbytes(PAGE) for _ in range(400)] + [bytes(PAGE)] * 20
+    names = [f"s{number}" for number in range(8)]
+    for name in names:
+        runs = []
+        for _ in range(chance.randrange(1, 30)):
+            start = chance.randrange(len(pool))
+            runs += pool[start : start + chance.randrange(1, 60)]
+        fresh = [chance.randbytes(PAGE) for _ in range(chance.randrange(3))]
+        created = f"2026-01-01T00:00:00.00000{name[1:]}+00:00"
+        take(store, name, created, pages=b"".join(runs + fresh))
+        remote.push(store, name)
+    for name in chance.sample(names, len(names)):
+        remote.pull(name, other)
+        assert sha(other, name) == sha(store, name)
+        assert records(other, name) == records(store, name)
+
+
+def test_what_is_here_and_is_something_else(
+    store: Store, other: Store, remote: RemoteStore
+) -> None:
+    """What looks like a copy of a relative need not be one."""
+    take(store, "one", pages=os.urandom(MANY * PAGE))
+    take(other, "other", pages=os.urandom(MANY * PAGE))
+    damaged = take(other, "damaged", pages=os.urandom(MANY * PAGE))
+    pack = other.root / "packs" / f"{damaged.name}.pack"
+    pack.write_bytes(bytes(pack.stat().st_size))
+    remote.push(store, "one")
+    assert remote.pull("one", other).bytes == MANY * PAGE
+    assert sha(other, "one") == sha(store, "one")
+
+
 def test_nothing_of_other_snapshots_goes_along(store: Store, remote: RemoteStore) -> None:
     """A page of another one is in the same block of the local store."""
     marker = b"another one's secret" + os.urandom(8)
