@@ -3,8 +3,10 @@ as they hold whatever was in memory."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from jupyter_cr.store.root import prepare_root
 __all__ = ["Staging", "staging", "stale_stagings"]
 
 _PREFIX = ".staging-"
+_NEW_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,5 +55,18 @@ def staging(root: Path, id_: str) -> Iterator[Staging]:
 
 
 def stale_stagings(root: Path) -> list[Path]:
-    """Those whose makers were killed."""
-    return [path for path in root.glob(f"{_PREFIX}*") if not is_held(path)]
+    """Those whose makers were killed; a new one may be without its lease yet."""
+    before = time.time() - _NEW_S
+    return [
+        path
+        for path in root.glob(f"{_PREFIX}*")
+        if not is_held(path) and _mtime(path) < before
+    ]
+
+
+def _mtime(path: Path) -> float:
+    """Infinite if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return math.inf

@@ -313,7 +313,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_a_bug_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jupyter_cr.operations.list_snapshots", lambda limit: 1 / 0)
+    monkeypatch.setattr("jupyter_cr.operations.list_snapshots", lambda **_: 1 / 0)
     code, _, err = run("list")
     assert code == 70
     assert "ZeroDivisionError" in err

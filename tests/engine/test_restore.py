@@ -244,7 +244,7 @@ def test_damaged_image(user: User) -> None:
     with command_line(user) as cr, served(user, "x = 1\nserve()") as process:
         name = cr.checkpoint(process.pid)
         path = cr.path(name)
-        files = (of_manifest(path), of_pages(path))
+        files = (of_manifest(path), of_pages(path), path / "signature")
         sound = [file.read_bytes() for file in files]
         for damage, error in DAMAGE.values():
             damage(path)
@@ -269,6 +269,7 @@ def test_another_linux(user: User) -> None:
                 record = msgspec.structs.replace(record, vdso="0" * 32)
             encoder.add(record)
         path.write_bytes(encoder.whole())
+        cr("trust", name)
         said = assert_refused(cr, name, "RestoreError", process.pid)
         assert "vdso" in said
 
