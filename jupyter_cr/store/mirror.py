@@ -123,9 +123,7 @@ class Mirror:
             StorageError: not writable.
         """
         for place in stale_stagings(self.directory):
-            with suppress(OSError):
-                if _age(place) > _YOUNG_S:
-                    shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
         with staging(self.directory, id_) as staged:
             yield staged
 
