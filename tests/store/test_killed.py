@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from jupyter_cr.store import Store
 from tests.store.harness import directories, program, take, wait_for_line
 
 WORK = """
-import random, sys
+import io, os, random, sys
 from datetime import datetime, timezone
 from pathlib import Path
+import jupyter_cr.bundles as bundles
 from jupyter_cr.store import Store
 from tests.store.harness import fill, header
+bundles._missing = lambda reader: ()  # they are of no processes
 root, what, seed = sys.argv[1:]
 store = Store(Path(root))
 chance = random.Random(seed)
@@ -50,14 +53,21 @@ def collect():
 def rebuild():
     create()
     store.rebuild()
+os.environ["JUPYTER_CONFIG_DIR"] = f"{root}-config"
+def carry():
+    stream = io.BytesIO()
+    bundles.export_snapshot("also kept", stream, store=store)
+    stream.seek(0)
+    bundles.import_snapshot(stream, "it", store=store)
 work = {"create": create, "remove": remove, "rename": rename, "gc": collect}
+work["import"] = carry
 create()
 print("begun", flush=True)
 while True:
     work.get(what, rebuild)()
 """
 
-KINDS = ("create", "remove", "rename", "gc", "rebuild")
+KINDS = ("create", "remove", "rename", "gc", "rebuild", "import")
 
 
 def kill_at_random(store: Store, what: str, seed: str, longest_s: float = 0.4) -> None:
@@ -79,6 +89,9 @@ def assert_truthful(store: Store, sound: set[str]) -> None:
             reader.verify_pages()
             assert reader.header.name in snapshot.name or snapshot.tags == ("tag",)
         assert snapshot.parent in ("", "kept")
+    for staging in store.root.glob(".staging-*"):
+        # Nobody is making it just now.
+        os.utime(staging, (0, 0))
     store.gc()
     assert {path.name for path in directories(store)} == {s.id for s in store.list()}
     assert {s.name for s in store.list()} >= names
