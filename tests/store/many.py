@@ -37,7 +37,7 @@ def take_many(store: Store, count: int) -> None:
                 parent=like.entry.id,
                 fingerprint=fingerprint(copy),
             )
-            adopt(session, Examined(entry, like.usage))
+            adopt(session, store.root, Examined(entry, like.usage))
 
     store._catalogue.write(insert)
     store.close()
