@@ -38,6 +38,7 @@ def check(cr: CommandLine) -> tuple[bool, Any]:
         return False, str(error)
 
 
+@pytest.mark.long
 def test_without_mount(user: User) -> None:
     """No mount namespace can be made private, so none gets a /proc: nothing must be
     mounted that others would see."""
@@ -58,6 +59,7 @@ def test_without_mount(user: User) -> None:
             fork.close()
 
 
+@pytest.mark.long
 def test_a_warm_fork_without_setns(user: User) -> None:
     with under(user, "setns", "userfaultfd") as (cr, original):
         assert check(cr)[0]

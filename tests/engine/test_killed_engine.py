@@ -153,7 +153,11 @@ def check_unharmed(pid: int, children: list[psutil.Process]) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("how", "threads"),
-    [("stops", 13), ("steps", 4), pytest.param("steps", 13, marks=pytest.mark.long)],
+    [
+        ("stops", 13),
+        pytest.param("steps", 4, marks=pytest.mark.long),
+        pytest.param("steps", 13, marks=pytest.mark.long),
+    ],
 )
 def test_every_moment(how: str, threads: int, tmp_path: Path) -> None:
     """One engine for each moment of the protocol, the first to complete is the last."""

@@ -123,6 +123,7 @@ def whole(pid: int, expected: object) -> bool:
 
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.long)])
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_fork_at_every_stop(user: User, step: int) -> None:
     if step > 1 and user.name == "root":
         pytest.skip("as an ordinary user in the short run")
@@ -212,6 +213,7 @@ def half_built(cr: CommandLine) -> list[int]:
 
 @pytest.mark.parametrize("times", [10, pytest.param(50, marks=pytest.mark.long)])
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_kernel_at_random_moments(user: User, times: int) -> None:
     if times == 10 and user.name == "root":
         pytest.skip("as an ordinary user in the short run")

@@ -72,6 +72,7 @@ add; echo $number ${list[*]} $EXPORTED ${PWD##*/} $$ $child $(jobs -p)
 echo written >&7; kill -0 $child && ps -o comm= -p $child"""
 
 
+@pytest.mark.long
 def test_shell(user: User) -> None:
     """A kernel in another language, which nothing of ours is loaded into."""
     require("bash_kernel")

@@ -22,6 +22,7 @@ def server(user: User) -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.long
 def test_forks_side_by_side(server: Server) -> None:
     """Each with its own variables, ports and key; interrupt, restart and shutdown work
     on each; after the shutdown nothing remains."""

@@ -146,6 +146,7 @@ def test_children_and_files(server: Server) -> None:
     )
 
 
+@pytest.mark.long
 def test_long_computation(server: Server) -> None:
     reading = read(server, "long-computation.ipynb")
     loop = reading.cell("for step in")

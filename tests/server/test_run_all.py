@@ -112,6 +112,7 @@ def test_from_outside_it_goes_on(server: Server) -> None:
     assert front_end.run("print(1)") == "1"
 
 
+@pytest.mark.long
 def test_what_is_asked_afterwards_is_run(server: Server) -> None:
     """While the cell still runs that had taken the snapshot."""
     kernel_id = server.open_notebook("a.ipynb")
@@ -166,6 +167,7 @@ def test_what_is_asked_meanwhile_is_not_run(server: Server) -> None:
     assert [len(front_end.of(each)) for each in later] == [2, 2]
 
 
+@pytest.mark.long
 def test_a_fork_stops_there(server: Server) -> None:
     """Else each fork would make another."""
     kernel_id = server.open_notebook("a.ipynb")
@@ -187,6 +189,7 @@ def test_a_fork_stops_there(server: Server) -> None:
     assert len(server.kernels()) == 2
 
 
+@pytest.mark.long
 def test_a_kernel_that_cannot_leave_it_out_is_refused(user: User) -> None:
     """Nothing of ours is loaded into it."""
     require("bash_kernel")

@@ -922,6 +922,7 @@ def kill_at_random(store: Store, url: str, cache: Path, chance: random.Random) -
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_a_push_is_killed(store: Store, shared_url: str, tmp_path: Path) -> None:
     chance = random.Random()
     pages = os.urandom(MANY // 2 * PAGE)
