@@ -12,7 +12,6 @@ from typing import BinaryIO
 import msgspec
 
 from jupyter_cr.engine.streams import storage_errors
-from jupyter_cr.errors import NameTaken
 from jupyter_cr.image import ImageReader
 from jupyter_cr.image.copy import copy_image
 from jupyter_cr.store import Store
@@ -27,7 +26,7 @@ from jupyter_cr.store.bundle import (
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.signers import Signers
 from jupyter_cr.store.staging import Staging, staging
-from jupyter_cr.store.writer import StoredWriter
+from jupyter_cr.store.transfer import create_like
 
 __all__ = ["ImportResult", "export_snapshot", "import_snapshot"]
 
@@ -128,7 +127,7 @@ def import_snapshot(
         create = partial(
             store.create, trusted=trusted, signer=signer, tags=facts.tags, named=True
         )
-        with _create(create, name or facts.name, may_vary=name is None) as writer:
+        with create_like(create, facts.name) if name is None else create(name) as writer:
             copy_image(reader, writer)
             writer.commit()
             name = writer.name
@@ -152,19 +151,6 @@ def import_snapshot(
         missing=missing,
         warnings=tuple(warnings),
     )
-
-
-def _create(create: partial[StoredWriter], name: str, *, may_vary: bool) -> StoredWriter:
-    number = 1
-    wanted = name
-    while True:
-        try:
-            return create(wanted)
-        except NameTaken:
-            if not may_vary:
-                raise
-        number += 1
-        wanted = f"{name[:100]}-{number}"
 
 
 def _missing(reader: ImageReader) -> tuple[str, ...]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from jupyter_cr.errors import StorageError
+from jupyter_cr.image.page_map import Interval
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import (
     MISSING,
     UNFINISHED,
     Entry,
-    Examined,
     examine,
     fingerprint,
     own_usage,
@@ -28,6 +29,8 @@ from jupyter_cr.store.twins import are_twins_alive
 
 __all__ = ["parents_of", "show"]
 
+Usage = Mapping[str, Sequence[Interval]]
+"""Pages of packs, see `jupyter_cr.store.entry.Examined`."""
 _OF_IMAGES = (
     "created",
     "note",
@@ -74,10 +77,10 @@ def show(
                 continue
             entry = replace(entry, own=own_usage(directory))
         elif entry.state == "locked" or fingerprint(directory) != entry.fingerprint:
-            found = _looked_at(entry, directory)
-            if found.entry != entry:
-                changed.append(found)
-            entry = found.entry
+            fields, usage = _looked_at(entry, directory)
+            if (found := replace(entry, **fields)) != entry:
+                changed.append(_Changed(entry.id, fields, usage))
+            entry = found
         shown.append(_snapshot(entry, names.get(entry.parent, ""), directory))
     if changed:
         # Where it can be written.
@@ -86,28 +89,34 @@ def show(
     return shown
 
 
-def _looked_at(entry: Entry, directory: Path) -> Examined:
+class _Changed(NamedTuple):
+    """What has been found out about a snapshot: fields of its `Entry`, and no others, as
+    somebody may be changing those."""
+
+    id: str
+    fields: dict[str, Any]
+    usage: Usage
+
+
+def _looked_at(entry: Entry, directory: Path) -> tuple[dict[str, Any], Usage]:
     try:
         found, usage = examine(directory)
     except FileNotFoundError:
         problem = f"Its directory {directory} is gone."
-        gone = replace(entry, state="corrupt", problem=problem, own=0, fingerprint=MISSING)
-        return Examined(gone, {})
-    fields = {field: getattr(found, field) for field in _FOUND_OUT}
-    if entry.state == "locked":
-        # Nothing has been known of it.
-        fields = {field: getattr(found, field) for field in (*_FOUND_OUT, *_OF_IMAGES)}
-    return Examined(replace(entry, **fields), usage)
+        gone = {"state": "corrupt", "problem": problem, "own": 0, "fingerprint": MISSING}
+        return gone, {}
+    # Of one that is locked, nothing has been known.
+    wanted = (*_FOUND_OUT, *_OF_IMAGES) if entry.state == "locked" else _FOUND_OUT
+    return {field: getattr(found, field) for field in wanted}, usage
 
 
-def _correct(session: Session, root: Path, changed: Iterable[Examined]) -> None:
-    for entry, usage in changed:
-        fields = {field: getattr(entry, field) for field in (*_FOUND_OUT, *_OF_IMAGES)}
+def _correct(session: Session, root: Path, changed: Iterable[_Changed]) -> None:
+    for id_, fields, usage in changed:
         if usage:
             unknown = [pack for pack in usage if not session.packs.has(pack)]
             add_packs(session, root, unknown)
-            fields["shared"] = session.packs.use(entry.id, usage)
-        session.update(entry.id, **fields)
+            fields = {**fields, "shared": session.packs.use(id_, usage)}
+        session.update(id_, **fields)
 
 
 def _snapshot(entry: Entry, parent: str, directory: Path) -> Snapshot:

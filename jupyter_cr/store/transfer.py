@@ -25,6 +25,7 @@ __all__ = [
     "advance_of",
     "copy_between",
     "copy_into",
+    "create_like",
     "find_same",
     "is_same",
     "milliseconds_since",
@@ -144,7 +145,11 @@ def copy_into(
         tags=source.tags,
     )
     pages = hashlib.sha256()
-    with _create(create, source, name) as writer:
+    with (
+        create_like(partial(create, named=source.named), source.name)
+        if name is None
+        else create(name)
+    ) as writer:
         advance = advance_of(progress, "save")
         copy_image(reader, writer, advance=advance, seen=pages.update)
         if signature is not None:
@@ -204,17 +209,18 @@ def copy_between(
         )
 
 
-def _create(
-    create: Callable[..., StoredWriter], source: Snapshot, name: str | None
-) -> StoredWriter:
-    if name is not None:
-        return create(name)
-    number = 1
+def create_like(create: Callable[[str], StoredWriter], name: str) -> StoredWriter:
+    """Begin a snapshot of that name, or of one like it where it is taken.
+
+    Args:
+        create: begins it under a name, or raises NameTaken.
+    """
+    free, number = name, 1
     while True:
-        free = source.name if number == 1 else f"{source.name[:100]}-{number}"
         with suppress(NameTaken):
-            return create(free, named=source.named)
+            return create(free)
         number += 1
+        free = f"{name[:100]}-{number}"
 
 
 def milliseconds_since(started: float) -> float:
