@@ -117,6 +117,9 @@ class Pager:
     served: dict[int, _Served] = field(default_factory=dict)
     """By descriptor."""
 
+    tied: list[int] = field(default_factory=list)
+    """The supervisor's descriptors of them."""
+
     huge: list[tuple[int, int, int]] = field(default_factory=list)
     """(pid as we see it, start, length) of regions that had asked for huge pages."""
 
@@ -161,7 +164,7 @@ class Pager:
     def bind(self, handover: Handover) -> None:
         """Tie the tree's life to ours, until all is there."""
         thread = self.supervisor.thread
-        handover.give(thread, list(self.served))
+        self.tied = handover.give(thread, list(self.served))
         thread.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL)
 
     def run(self) -> None:
@@ -264,6 +267,6 @@ class Pager:
         thread.run(
             [
                 Call("prctl", (_PR_SET_PDEATHSIG, 0)),
-                Call("close_range", (3, 0xFFFFFFFF, 0)),
+                *(Call("close", (fd,)) for fd in self.tied),
             ]
         )

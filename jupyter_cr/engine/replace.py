@@ -12,7 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jupyter_cr.engine.container import namespace
 from jupyter_cr.engine.identity import SEED_NAME
+from jupyter_cr.engine.twin import TWIN_NAME
 from jupyter_cr.errors import CheckpointRestoreError, RestoreError
 from jupyter_cr.tracer import libc
 from jupyter_cr.tracer.proc.stat import read_stat
@@ -64,7 +66,7 @@ class RunningTree:
         """
         pidfds: dict[int, int] = {}
         try:
-            while fresh := [p for p in self._members_and_keepers() if p not in pidfds]:
+            while fresh := [p for p in sorted(self._members()) if p not in pidfds]:
                 for pid in fresh:
                     with contextlib.suppress(ProcessLookupError):
                         pidfds[pid] = os.pidfd_open(pid)
@@ -80,7 +82,9 @@ class RunningTree:
                 os.close(pidfd)
 
     def _members(self) -> set[int]:
-        """The root, its descendants, and the sessions that they lead."""
+        """The root, its descendants, the sessions that they lead, and what its descendants
+        have left behind in a namespace of its own. Those that keep it are none: they end by
+        themselves, when there is nothing that they have to stay for."""
         members = {self.root}
         pending = [self.root]
         while pending:
@@ -88,8 +92,9 @@ class RunningTree:
                 children = [c for c in list_children(pending.pop()) if c not in members]
                 members.update(children)
                 pending += children
+        space = self._own_namespace()
         for pid in list_pids():
-            if self._session_of(pid) in members:
+            if self._session_of(pid) in members or (space and self._lives_in(pid, space)):
                 members.add(pid)
         return members
 
@@ -100,18 +105,28 @@ class RunningTree:
                 self.sessions[pid] = read_stat(pid).session
         return self.sessions.get(pid, 0)
 
-    def _members_and_keepers(self) -> list[int]:
-        """The keepers are the processes around a tree that we had rebuilt."""
-        found: list[int] = []
+    def _own_namespace(self) -> str:
+        """The pid namespace of a tree that we had rebuilt, which nobody else lives in;
+        empty for another tree."""
         with contextlib.suppress(CheckpointRestoreError, OSError):
-            pid = read_stat(self.root).ppid
-            while pid > 1:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if not command.startswith(SEED_NAME.encode() + b"\0"):
-                    break
-                found.append(pid)
-                pid = read_stat(pid).ppid
-        return [*found, *sorted(self._members())]
+            if _is_keeper(read_stat(self.root).ppid):
+                return namespace(self.root, "pid")
+        return ""
+
+    def _lives_in(self, pid: int, space: str) -> bool:
+        """Whether it does; twins and keepers only wait there."""
+        with contextlib.suppress(CheckpointRestoreError, OSError):
+            return (
+                namespace(pid, "pid") == space
+                and not _is_keeper(pid)
+                and read_stat(pid).comm != TWIN_NAME
+            )
+        return False
+
+
+def _is_keeper(pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return command.startswith(SEED_NAME.encode() + b"\0")
 
 
 def _wait_for_all(pidfds: Mapping[int, int]) -> None:

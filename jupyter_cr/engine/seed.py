@@ -155,17 +155,22 @@ def adopt_seed(thread: RemoteThread) -> Seed:
 
 
 def clone_seed(
-    parent: Seed, pid: int | None = None, exit_signal: int = signal.SIGCHLD
+    parent: Seed,
+    pid: int | None = None,
+    exit_signal: int = signal.SIGCHLD,
+    flags: int = 0,
 ) -> Seed:
     """A child of `parent`, with that pid in its own namespace if one is given.
+
+    Args:
+        flags: more of them, for clone3(2).
 
     Raises:
         PidTaken: somebody has the pid.
         RestoreError: clone3 is forbidden here.
     """
-    call = Call(
-        "clone3", (_clone_arguments(_CLONE_PTRACE, exit_signal, pid), _ARGUMENTS_SIZE)
-    )
+    arguments = _clone_arguments(_CLONE_PTRACE | flags, exit_signal, pid)
+    call = Call("clone3", (arguments, _ARGUMENTS_SIZE))
     try:
         (tid,) = clone_tracees(parent.thread, [call])
     except CallFailed as error:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jupyter_cr.engine.container import Container, make_container
+from jupyter_cr.engine.container import Container, is_outside, make_container
 from jupyter_cr.engine.controlling_terminals import ControllingTerminals
 from jupyter_cr.engine.descriptors.base import Mode
 from jupyter_cr.engine.family import INIT, grow_family
@@ -15,6 +15,7 @@ from jupyter_cr.engine.seed import Seed, spare_workspace_size
 from jupyter_cr.engine.snapshot import Snapshot
 from jupyter_cr.engine.twin import ParkedTwin, read_twins
 from jupyter_cr.engine.warm import can_start_warm, start_warm
+from jupyter_cr.errors import CheckpointRestoreError
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.proc.maps import find_gap
 from jupyter_cr.tracer.remote import CallFailed
@@ -37,7 +38,7 @@ class Site:
 
     def clear(self) -> None:
         """End everything on it."""
-        self.container.supervisor.kill()
+        self.container.clear()
 
 
 def break_ground(
@@ -66,7 +67,15 @@ def break_ground(
     address = find_gap(occupied, spare_workspace_size(threads))
     identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
     argv = [SEED_NAME, identity, name, mode, *([ASKED_WITHIN] if asked_within else [])]
-    container = make_container(address, threads, argv, warn)
+    within = None if twin is None or is_outside(twin.pid) else twin.pid
+    try:
+        container = make_container(address, threads, argv, warn, handover, within)
+    except (CheckpointRestoreError, OSError):
+        if within is None:
+            raise
+        # So many are in each other by now, or the one around is about to end.
+        twin = None
+        container = make_container(address, threads, argv, warn, handover)
     try:
         given: dict[int, Seed] = {}
         if twin is not None:
@@ -75,7 +84,7 @@ def break_ground(
         warm = frozenset({record.pid for record in snapshot.living} & set(given))
         return Site(container, family.seeds, warm)
     except BaseException:
-        container.supervisor.kill()
+        container.clear()
         raise
 
 

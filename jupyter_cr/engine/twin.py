@@ -34,6 +34,7 @@ from jupyter_cr.tracer.remote import ALL_SIGNALS, RemoteThread, Workspace
 
 __all__ = [
     "TWINS_FILE",
+    "TWIN_NAME",
     "BegunTwin",
     "ParkedTwin",
     "Twin",
@@ -45,6 +46,9 @@ __all__ = [
 
 TWINS_FILE = "twins"
 """Beside a snapshot: which processes hold it in memory."""
+
+TWIN_NAME = "jupyter-cr twin"
+"""As ps(1) shows it."""
 
 _MADV_DONTFORK, _MADV_DOFORK = 10, 11
 _MADV_WIPEONFORK, _MADV_KEEPONFORK = 18, 19
@@ -71,7 +75,7 @@ class Twin:
     def settle(self) -> None:
         """What can wait until the tree goes on: its own session, a name, and to be the
         first to go when memory runs out."""
-        name = b"jupyter-cr twin\0"
+        name = TWIN_NAME.encode() + b"\0"
         self.thread.run(
             [
                 Call("setsid"),

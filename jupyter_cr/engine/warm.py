@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from jupyter_cr.engine.cloning import clone_apart
-from jupyter_cr.engine.container import Container
+from jupyter_cr.engine.container import Container, namespace
 from jupyter_cr.engine.family import Birth, plan_family
 from jupyter_cr.engine.rebuild_memory import clear
 from jupyter_cr.engine.seed import Seed, adopt_seed, clone_seed
@@ -38,9 +38,7 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
 
 def can_start_warm(records: Sequence[process.Record], twin: ParkedTwin) -> bool:
     """Whether nobody but a stand-in parent comes before the root (see `plan_family`),
-    the twin's workspace, which all will have, is in no process's way, and it can enter
-    a new container: one of a rebuilt tree is in that tree's, from which there is no way
-    into another (setns(2))."""
+    and the twin's workspace, which all will have, is in no process's way."""
     root, *others = records
     before = _births_before(plan_family(records), root.pid)
     end = twin.address + twin.size
@@ -50,20 +48,7 @@ def can_start_warm(records: Sequence[process.Record], twin: ParkedTwin) -> bool:
         if record.layout is not None
         for region in record.layout.regions
     )
-    return (
-        root.ids.sid == root.pid
-        and len(before) <= 1
-        and not in_the_way
-        and _is_outside(twin.pid)
-    )
-
-
-def _is_outside(pid: int) -> bool:
-    """Whether a process is in our own pid namespace."""
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return False
+    return root.ids.sid == root.pid and len(before) <= 1 and not in_the_way
 
 
 def _births_before(births: Sequence[Birth], root: int) -> list[Birth]:
@@ -137,7 +122,7 @@ def _clone_into(parked: ParkedTwin, container: Container, handover: Handover) ->
         wanted = {
             kind: flag
             for kind, flag in kinds.items()
-            if _namespace(init, kind) != _namespace(twin.pid, kind)
+            if namespace(init, kind) != namespace(twin.pid, kind)
         }
         fds = [os.open(f"/proc/{init}/ns/{kind}", os.O_RDONLY) for kind in wanted]
         try:
@@ -154,7 +139,3 @@ def _clone_into(parked: ParkedTwin, container: Container, handover: Handover) ->
         return adopt_seed(copy.finish())
     finally:
         twin.park()
-
-
-def _namespace(pid: int, kind: str) -> str:
-    return os.readlink(f"/proc/{pid}/ns/{kind}")

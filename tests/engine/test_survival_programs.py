@@ -591,14 +591,18 @@ def test_exit_status_reaches_who_called(user: User, how: str, mode: str) -> None
         assert not cr.keepers()
 
 
-def test_nothing_is_left_of_what_ended(user: User) -> None:
-    """Children of a restored tree that outlive it end with it: it is their namespace."""
+def test_children_outlive_their_tree(user: User) -> None:
+    """As they do anywhere else; and what kept it ends with the last of them."""
     code = "import os, subprocess\nchild = subprocess.Popen(['sleep', '1000'])\nserve()"
     with command_line(user) as cr, served(user, code) as process:
         pid = cr.restore(cr.checkpoint(process.pid))
-        children = psutil.Process(pid).children()
-        assert [child.name() for child in children] == ["sleep"]
+        (child,) = psutil.Process(pid).children()
+        before = cr.keepers()
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not any(map(is_alive, [pid, *(c.pid for c in children)])))
-        settle(0.01)
-        wait_until(lambda: not cr.keepers(), "keepers end")
+        wait_until(lambda: not is_alive(pid))
+        wait_until(lambda: len(cr.keepers()) < len(before), "the supervisor ends")
+        assert child.is_running() and child.name() == "sleep"
+        (init,) = cr.keepers()
+        assert child.ppid() == init
+        child.kill()
+        wait_until(lambda: not cr.keepers(), "the last of the keepers ends")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_cr.engine.twin import ParkedTwin, read_twins
+from jupyter_cr.tracer.proc.status import read_status
 from tests.conftest import User
 from tests.engine.harness import LIMIT, wait_until
 from tests.engine.kernels import (
@@ -201,3 +202,85 @@ def test_children_and_shared_memory_come_back(cr: CommandLine, original: Kernel)
         assert original.value("child.kill() or child.wait()") == "-9"
     finally:
         cr.user.run(*_rm(cr, name), timeout=LIMIT)
+
+
+def test_there_and_back_through_all_that_has_been(
+    cr: CommandLine, original: Kernel
+) -> None:
+    """Snapshots of what was restored from snapshots of what was restored: each is warm,
+    whichever of them the kernel is at, and none stays longer than it is wanted."""
+    original.do(f"import os; data = bytearray(os.urandom({MIB}) * 64); x = 0")
+    pid, content = original.pid, original.value("hash(bytes(data[8:]))")
+    chance = random.Random(11)
+    names: list[str] = []
+    try:
+        for number in range(8):
+            original.do(f"x = {number}; data[:8] = b'%08d' % x")
+            names.append(f"{cr.prefix}-{number}")
+            cr("checkpoint", str(pid), "--name", names[-1], "--warm")
+            original.do("x = -1; data[:] = bytes(len(data))")
+            back = chance.randrange(len(names))
+            pid = int(cr("restore", names[back])["pid"])
+            assert original.value("x, bytes(data[:8])") == f"({back}, b'{back:08}')"
+            assert original.value("hash(bytes(data[8:]))") == content
+            assert pss(pid) < 60 * MIB, "it has a copy"
+        fork, path = cr.fork(names[-1])
+        front = Frontend.of(str(path))
+        try:
+            assert front.value("x") == "7"
+        finally:
+            front.close()
+            os.kill(fork, signal.SIGKILL)
+    finally:
+        for name in names:
+            cr.user.run(*_rm(cr, name), timeout=LIMIT)
+    wait_until(lambda: len(cr.keepers()) <= 1 + 2 * _depth(pid), "keepers end")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_no_more_namespaces_within_each_other(cr: CommandLine, original: Kernel) -> None:
+    """Linux permits 32: where there is none left, what is on disk is read."""
+    original.do(f"import os; data = bytearray(os.urandom({MIB}) * 8); x = 0")
+    pid, deepest = original.pid, 0
+    for number in range(36):
+        original.do(f"x = {number}")
+        name = f"{cr.prefix}-{number}"
+        cr("checkpoint", str(pid), "--name", name, "--warm")
+        original.do("x = -1")
+        pid = int(cr("restore", name)["pid"])
+        assert original.value("x") == str(number)
+        deepest = max(deepest, _depth(pid))
+        assert cr.user.run(*_rm(cr, name), timeout=LIMIT).returncode == 0
+    assert deepest > 25
+    assert _depth(pid) < 10
+
+
+def _depth(pid: int) -> int:
+    """In how many pid namespaces it is, our own aside."""
+    return len(read_status(pid).ns_tgid) - 1
+
+
+def test_a_snapshot_outlives_the_kernel_that_was_restored(
+    cr: CommandLine, original: Kernel, warm: str
+) -> None:
+    pid = int(cr("restore", warm)["pid"])
+    original.do("x = 2")
+    later = f"{cr.prefix}-later"
+    cr("checkpoint", str(pid), "--name", later, "--warm")
+    os.kill(pid, signal.SIGSEGV)
+    wait_until(lambda: not _runs(pid), "the kernel's end")
+    pid = int(cr("restore", later)["pid"])
+    assert original.value("x") == "2"
+    assert pss(pid) < 60 * MIB, "it has a copy"
+    (twin,) = twins(cr, later)
+    assert cr.user.run(*_rm(cr, later), timeout=LIMIT).returncode == 0
+    wait_until(lambda: not twin.is_alive, "end of the twin")
+    assert original.value("x") == "2"
+
+
+def _runs(pid: int) -> bool:
+    return (
+        Path(f"/proc/{pid}/stat").exists()
+        and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    )

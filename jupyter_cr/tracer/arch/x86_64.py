@@ -20,6 +20,7 @@ __all__ = [
     "BATCH_END",
     "CODE",
     "ENTRY_SIZE",
+    "LISTEN",
     "LISTING",
     "PAGE",
     "PARK",
@@ -33,6 +34,7 @@ __all__ = [
     "batch_registers",
     "call_registers",
     "frame_entry",
+    "listen_registers",
     "park_registers",
     "reap_registers",
     "seed_program",
@@ -92,6 +94,9 @@ _PARK_LISTING = (
     ("0f05", "syscall"),
     ("ebf7", "jmp 63"),
 )
+# REAP: r12 = child, rbx = a word, r13 = whether to end as the child did. Otherwise it
+# stays for as long as there are others to reap, no longer tied to its parent, which it
+# tells by the descriptor in ebp: the wait status (bit 30 set), and 1 above it if it stays.
 _REAP_LISTING = (
     ("48c7c7ffffffff", "mov rdi,0xffffffffffffffff"),
     ("488d7424f0", "lea rsi,[rsp-0x10]"),
@@ -102,24 +107,45 @@ _REAP_LISTING = (
     ("4883f8fc", "cmp rax,0xfffffffffffffffc"),
     ("74df", "je 6c"),
     ("4885c0", "test rax,rax"),
-    ("7817", "js a9"),
+    ("7867", "js f9"),
     ("4c39e0", "cmp rax,r12"),
     ("75d5", "jne 6c"),
     ("4d85ed", "test r13,r13"),
-    ("7516", "jne b2"),
+    ("7566", "jne 102"),
     ("8b4424f0", "mov eax,DWORD PTR [rsp-0x10]"),
     ("480d00000040", "or rax,0x40000000"),
     ("488903", "mov QWORD PTR [rbx],rax"),
+    ("bf01000000", "mov edi,0x1"),
+    ("31f6", "xor esi,esi"),
+    ("b89d000000", "mov eax,0x9d"),
+    ("0f05", "syscall"),
+    ("48c7c7ffffffff", "mov rdi,0xffffffffffffffff"),
+    ("488d7424f0", "lea rsi,[rsp-0x10]"),
+    ("ba01000040", "mov edx,0x40000001"),
+    ("4531d2", "xor r10d,r10d"),
+    ("b83d000000", "mov eax,0x3d"),
+    ("0f05", "syscall"),
+    ("4885c0", "test rax,rax"),
+    ("7fe0", "jg b7"),
+    ("7807", "js e0"),
+    ("c7430401000000", "mov DWORD PTR [rbx+0x4],0x1"),
+    ("89ef", "mov edi,ebp"),
+    ("4889de", "mov rsi,rbx"),
+    ("ba08000000", "mov edx,0x8"),
+    ("b801000000", "mov eax,0x1"),
+    ("0f05", "syscall"),
+    ("4531e4", "xor r12d,r12d"),
+    ("e973ffffff", "jmp 6c"),
     ("31ff", "xor edi,edi"),
     ("b8e7000000", "mov eax,0xe7"),
     ("0f05", "syscall"),
     ("488b03", "mov rax,QWORD PTR [rbx]"),
     ("4885c0", "test rax,rax"),
-    ("7504", "jne be"),
+    ("7504", "jne 10e"),
     ("8b4424f0", "mov eax,DWORD PTR [rsp-0x10]"),
     ("4189c6", "mov r14d,eax"),
     ("4183e67f", "and r14d,0x7f"),
-    ("7414", "je db"),
+    ("7414", "je 12b"),
     ("b827000000", "mov eax,0x27"),
     ("0f05", "syscall"),
     ("4889c7", "mov rdi,rax"),
@@ -129,6 +155,21 @@ _REAP_LISTING = (
     ("0fb6fc", "movzx edi,ah"),
     ("b8e7000000", "mov eax,0xe7"),
     ("0f05", "syscall"),
+)
+# LISTEN: ebp = descriptor. Waits for the word that REAP writes, at rbx, then ends as it
+# says: at once if the writer stays, else after that. If the descriptor says nothing any
+# more, it goes on with REAP.
+_LISTEN_LISTING = (
+    ("89ef", "mov edi,ebp"),
+    ("4889de", "mov rsi,rbx"),
+    ("ba08000000", "mov edx,0x8"),
+    ("31c0", "xor eax,eax"),
+    ("0f05", "syscall"),
+    ("4883f8fc", "cmp rax,0xfffffffffffffffc"),
+    ("74ec", "je 135"),
+    ("837b0400", "cmp DWORD PTR [rbx+0x4],0x0"),
+    ("75b3", "jne 102"),
+    ("e918ffffff", "jmp 6c"),
 )
 
 # START: what a seed begins with. It dies with the thread that executed it
@@ -142,7 +183,7 @@ _START_LISTING = (
     ("b86e000000", "mov eax,0x6e"),
     ("0f05", "syscall"),
     ("3d00000001", "cmp eax,0x1000000"),
-    ("0f845bffffff", "je 63"),
+    ("0f84ecfeffff", "je 63"),
     ("bf01000000", "mov edi,0x1"),
     ("b8e7000000", "mov eax,0xe7"),
     ("0f05", "syscall"),
@@ -155,13 +196,14 @@ _WAIT_LISTING = (
     ("48c70300000000", "mov QWORD PTR [rbx],0x0"),
     ("41bc00000001", "mov r12d,0x1000000"),
     ("41bd01000000", "mov r13d,0x1"),
-    ("e93bffffff", "jmp 6c"),
+    ("e9ccfeffff", "jmp 6c"),
 )
 
 LISTING: Final = (
     *_BATCH_LISTING,
     *_PARK_LISTING,
     *_REAP_LISTING,
+    *_LISTEN_LISTING,
     *_START_LISTING,
     *_WAIT_LISTING,
 )
@@ -177,7 +219,8 @@ BATCH_END: Final = _length(_BATCH_LISTING[:-2])
 """Where a batch stops: right behind the call that sends the signal."""
 PARK: Final = _length(_BATCH_LISTING)
 REAP: Final = PARK + _length(_PARK_LISTING)
-START: Final = REAP + _length(_REAP_LISTING)
+LISTEN: Final = REAP + _length(_REAP_LISTING)
+START: Final = LISTEN + _length(_LISTEN_LISTING)
 _PARENT: Final = START + _length(_START_LISTING[:6]) + 1
 WAIT: Final = START + _length(_START_LISTING)
 _CHILD: Final = WAIT + _length(_WAIT_LISTING[:2]) + 2
@@ -360,16 +403,34 @@ def park_registers(base: Registers, code: int) -> Registers:
 
 
 def reap_registers(
-    base: Registers, *, code: int, stack: int, child: int, word: int, imitate: bool = False
+    base: Registers,
+    *,
+    code: int,
+    stack: int,
+    child: int,
+    word: int,
+    tell: int | None = None,
 ) -> Registers:
-    """Registers that reap children until `child` has ended, then end.
+    """Registers that reap children until `child` has ended, and end as it did; or, with
+    `tell`, write how it did to that descriptor, and go on until none are left.
 
-    The child's wait status goes to the 8 bytes at `word` (with bit 30 set); with
-    `imitate`, the process ends as the status says that was found there.
+    Args:
+        word: address of 8 bytes to work with, which are 0.
     """
     new = base.copy()
     new.rip, new.rsp, new.rbx = code + REAP, stack, word
-    new.r12, new.r13, new.orig_rax = child, int(imitate), _NOT_IN_A_CALL
+    new.r12, new.r13, new.rbp = child, int(tell is None), tell or 0
+    new.orig_rax = _NOT_IN_A_CALL
+    return new
+
+
+def listen_registers(
+    base: Registers, *, code: int, stack: int, child: int, word: int, listen: int
+) -> Registers:
+    """Registers that end as whoever has been given `reap_registers` with `tell` says by
+    the descriptor `listen`; if it just ends, as `child` does, if there is such a child."""
+    new = reap_registers(base, code=code, stack=stack, child=child, word=word)
+    new.rip, new.rbp = code + LISTEN, listen
     return new
 
 
@@ -495,7 +556,7 @@ SYSCALLS: Final = {
     "timer_gettime": 224, "timer_getoverrun": 225, "timer_delete": 226, "exit_group": 231,
     "epoll_ctl": 233, "tgkill": 234, "ioprio_set": 251, "ioprio_get": 252, "openat": 257,
     "unshare": 272, "set_robust_list": 273, "get_robust_list": 274, "dup3": 292,
-    "preadv": 295, "pwritev": 296, "rt_tgsigqueueinfo": 297, "prlimit64": 302,
+    "pipe2": 293, "preadv": 295, "pwritev": 296, "rt_tgsigqueueinfo": 297, "prlimit64": 302,
     "setns": 308, "process_vm_readv": 310, "kcmp": 312, "sched_setattr": 314,
     "sched_getattr": 315, "memfd_create": 319, "userfaultfd": 323, "mlock2": 325,
     "rseq": 334, "pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435,
