@@ -26,7 +26,7 @@ from jupyter_cr.store.bundle import (
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.signers import Signers
 from jupyter_cr.store.staging import Staging, staging
-from jupyter_cr.store.transfer import create_like
+from jupyter_cr.store.transfer import create_like, refuse_unfinished
 
 __all__ = ["ImportResult", "export_snapshot", "import_snapshot"]
 
@@ -61,11 +61,13 @@ def export_snapshot(
 
     Raises:
         ImageError: no such snapshot, or it is damaged.
+        StoreBusy, UsageError: its pages are not on disk yet, or will not be.
         StorageError: disk full, or nobody reads the stream any more.
     """
     store = store or Store()
     summary = store.summary(name)
     with store.open(name) as reader, staging(store.root, summary.id) as staged:
+        refuse_unfinished(reader, name)
         facts = facts_of(reader, summary.note, summary.tags)
         if with_files:
             facts = msgspec.structs.replace(facts, files=tuple(_open_files(reader)))

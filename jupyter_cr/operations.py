@@ -71,6 +71,7 @@ __all__ = [
     "checkpoint",
     "collect_garbage",
     "fork",
+    "keep_snapshot",
     "list_snapshots",
     "obtain_snapshot",
     "prune_snapshots",
@@ -164,6 +165,7 @@ def checkpoint(
     name: str | None = None,
     note: str = "",
     warm: bool = False,
+    memory_only: bool = False,
     end: bool = False,
     notebook: NotebookFacts | None = None,
     document: bytes = b"",
@@ -179,6 +181,7 @@ def checkpoint(
         name: of the snapshot; None to have one made up.
         note: any text.
         warm: leave the twins alive, for forks without reading pages.
+        memory_only: write no pages to disk: the snapshot ends with its twins.
         end: kill it, at the very instant that the snapshot is of, as it were: it does
             nothing more. If there will be no snapshot, it goes on.
         notebook: which document the kernel works for.
@@ -216,12 +219,14 @@ def checkpoint(
                 found.pid,
                 writer,
                 warm=warm,
+                memory_only=memory_only,
                 held=held if end else None,
                 progress=_shown_by(writer, progress),
             )
-            processes = _add_outcome(writer, outcome)
+            processes = _add_outcome(writer, outcome, memory_only=memory_only)
             with _phase(progress, "swap" if end else "sync"):
-                writer.commit()
+                # What no power cut would leave anything of need not be waited for.
+                writer.commit(durable=not memory_only)
                 if end:
                     outcome.end()
         name = writer.name
@@ -239,11 +244,13 @@ def checkpoint(
 
 @contextmanager
 def _warm(store: Store, name: str) -> Iterator[StoredReader | None]:
-    """A snapshot, if its twins live: what they have in common with the next one's need not
-    be read."""
+    """A snapshot, or the one before it and so on, whichever is the first that is on disk
+    and whose twins live: what they have in common with the next one's need not be read."""
     with ExitStack() as stack:
         reader = None
         with suppress(ImageError, StorageError):
+            while name and (found := store.summary(name)).state == "memory":
+                name = found.parent
             if name and store.state(name) == "warm":
                 reader = stack.enter_context(store.open(name))
         yield reader
@@ -310,7 +317,7 @@ def _text(argument: str) -> str:
 
 
 def _add_outcome(
-    writer: ImageWriter, outcome: CheckpointOutcome
+    writer: ImageWriter, outcome: CheckpointOutcome, *, memory_only: bool
 ) -> tuple[ProcessOutcome, ...]:
     processes = tuple(
         ProcessOutcome(p.pid, p.comm, p.threads, p.descriptors, p.bytes)
@@ -322,9 +329,71 @@ def _add_outcome(
             elapsed_ms=outcome.elapsed_ms,
             bytes=outcome.bytes,
             processes=processes,
+            memory_only=memory_only,
         )
     )
     return processes
+
+
+def keep_snapshot(
+    name: str,
+    new_name: str,
+    *,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> Snapshot:
+    """Write a snapshot that is in memory only to disk, under another name. It stays what it
+    is.
+
+    Raises:
+        NoSuchSnapshot: there is none, or not any more.
+        UsageError: it is on disk, or the new name is none.
+        NameTaken: there is one of the new name.
+        StorageError: disk full, or the store is not writable.
+    """
+    from jupyter_cr.engine.parked import keep_pages
+
+    store = store or Store()
+    store.check_free(new_name)
+    with store.open(name) as reader:
+        outcome = reader.outcome
+        if outcome is None or not reader.is_memory_only:
+            raise UsageError(
+                f"Snapshot {name} is not in memory only: it is on disk already.",
+                f"If it is to be called that: jupyter cr rename {name} {new_name}",
+            )
+        _require_trust(reader)
+        found = store.summary(name)
+        with (
+            _warm(store, found.parent) as base,
+            store.create(new_name, parent=found.parent, base=base) as writer,
+        ):
+            writer.add(
+                msgspec.structs.replace(
+                    reader.header, name=writer.name, note=found.note, automatic=""
+                )
+            )
+            for document in reader.records(Document):
+                writer.add(document)
+            kept = keep_pages(reader, writer, _of_phase(_shown_by(writer, progress)))
+            writer.add(
+                msgspec.structs.replace(
+                    outcome,
+                    bytes=kept.total,
+                    processes=tuple(
+                        msgspec.structs.replace(each, bytes=kept.of.get(each.pid, 0))
+                        for each in outcome.processes
+                    ),
+                    memory_only=False,
+                )
+            )
+            with _phase(progress, "sync"):
+                writer.commit()
+    return store.summary(new_name)
+
+
+def _of_phase(progress: Progress) -> Callable[[float], None]:
+    return lambda share: progress("save", share)
 
 
 def restore(
@@ -910,14 +979,16 @@ def verify_snapshots(
     """`verify_snapshot` for several, each with its `problem`, if it has one.
 
     Args:
-        names: None for all that are not being saved.
+        names: None for all that are on disk.
 
     Raises:
         NoSuchSnapshot: there is none of one of the names; nothing was read.
     """
     store = store or Store()
     if names is None:
-        names = [s.name for s in store.list() if s.state not in ("saving", "live")]
+        names = [
+            s.name for s in store.list() if s.state not in ("saving", "live", "memory")
+        ]
     for name in names:
         store.summary(name)
     return tuple(_verified(store, name, progress) for name in dict.fromkeys(names))

@@ -103,11 +103,22 @@ def check(as_json: bool) -> int:
 @click.option(
     "--warm", is_flag=True, help="Keep live twins, for forks within milliseconds."
 )
+@click.option(
+    "--memory-only",
+    is_flag=True,
+    help="Keep live twins, and no pages on disk: at once, but gone with them.",
+)
 @_store_option
 @_json_option
 @_debug_option
 def checkpoint(
-    target: str, name: str | None, note: str, warm: bool, where: str, as_json: bool
+    target: str,
+    name: str | None,
+    note: str,
+    warm: bool,
+    memory_only: bool,
+    where: str,
+    as_json: bool,
 ) -> None:
     """Take a snapshot of TARGET, which goes on.
 
@@ -116,11 +127,21 @@ def checkpoint(
     from jupyter_cr.cli.progress import progress_bar
     from jupyter_cr.cli.routing import checkpoint_target, push_taken
 
+    if where and memory_only:
+        raise UsageError(
+            "A snapshot that is in memory only cannot be copied elsewhere.",
+            "Leave out --memory-only, or --store.",
+        )
     with progress_bar() as progress:
         if where:
             _check_place(where, name)
         result = checkpoint_target(
-            target, name=name, note=note, warm=warm, progress=progress
+            target,
+            name=name,
+            note=note,
+            warm=warm,
+            memory_only=memory_only,
+            progress=progress,
         )
         pushed = push_taken(result.name, where, progress) if where else None
     if as_json:
@@ -132,6 +153,26 @@ def checkpoint(
         show_checkpoint(result)
         if pushed is not None:
             show_pushed(pushed)
+
+
+@cr.command()
+@click.argument("name")
+@click.argument("new_name")
+@_json_option
+@_debug_option
+def keep(name: str, new_name: str, as_json: bool) -> None:
+    """Write snapshot NAME, which is in memory only, to disk as NEW_NAME."""
+    from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.operations import keep_snapshot
+
+    with progress_bar() as progress:
+        kept = keep_snapshot(name, new_name, progress=progress)
+    if as_json:
+        _print_json(kept)
+    else:
+        from jupyter_cr.cli.display import show_kept
+
+        show_kept(kept)
 
 
 def _check_place(where: str, name: str | None) -> None:

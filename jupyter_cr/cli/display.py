@@ -34,6 +34,7 @@ __all__ = [
     "show_forked",
     "show_freed",
     "show_imported",
+    "show_kept",
     "show_list",
     "show_pruned",
     "show_pulled",
@@ -47,6 +48,7 @@ __all__ = [
 _STATE_STYLES = {
     "saving": "cyan",
     "live": "cyan",
+    "memory": "cyan",
     "warm": "green",
     "durable": "",
     "corrupt": "red",
@@ -255,6 +257,13 @@ def show_pruned(pruned: Pruned) -> None:
 def show_pushed(result: Transferred) -> None:
     """What it is called there, and how much of it had to be sent."""
     _show_transferred(f"{result.source} is at {result.url}", result, "sent")
+
+
+def show_kept(snapshot: Snapshot) -> None:
+    """What it is called, and what it takes."""
+    _console().print(
+        f"[bold]{escape(snapshot.name)}[/] is on disk: {_size(snapshot.bytes)}"
+    )
 
 
 def show_pulled(result: Transferred) -> None:

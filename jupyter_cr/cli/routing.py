@@ -44,13 +44,19 @@ class _Restored(msgspec.Struct):
 
 
 def checkpoint_target(
-    target: str, *, name: str | None, note: str, warm: bool, progress: Progress | None
+    target: str,
+    *,
+    name: str | None,
+    note: str,
+    warm: bool,
+    memory_only: bool = False,
+    progress: Progress | None,
 ) -> CheckpointResult:
     """`jupyter_cr.operations.checkpoint`, by whoever can do it best: a server adds the
     notebook, and runs the kernel's hooks."""
     if name is not None:
         Store().check_free(name)
-    arguments = {"name": name, "note": note, "warm": warm}
+    arguments = {"name": name, "note": note, "warm": warm, "memory_only": memory_only}
     return _take(target, "checkpoint", arguments, progress)
 
 

@@ -3,9 +3,9 @@
     python -m jupyter_cr.engine
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
-``restore``, ``fork``, ``list``, ``show``, ``remove``, ``verify`` or ``check``, its other
-keys are that function's arguments in `jupyter_cr.operations`. It may be started ahead:
-while it waits for the request, it has all that it needs. Lines of JSON come back on
+``restore``, ``fork``, ``list``, ``show``, ``remove``, ``keep``, ``verify`` or ``check``,
+its other keys are that function's arguments in `jupyter_cr.operations`. It may be started
+ahead: while it waits for the request, it has all that it needs. Lines of JSON come back on
 standard output, each with a ``type``: any number of ``progress`` (``phase``,
 ``fraction``), then one ``result`` (``result``) or ``error`` (``error``, ``message``,
 ``hint``, ``exit_code``, ``http_status``). The exit status is the error's.
@@ -59,6 +59,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
     name: str | None = None
     note: str = ""
     warm: bool = False
+    memory_only: bool = False
     end: bool = False
     notebook: NotebookFacts | None = None
     document: msgspec.Raw = msgspec.Raw(b"null")
@@ -71,6 +72,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
             name=self.name,
             note=self.note,
             warm=self.warm,
+            memory_only=self.memory_only,
             end=self.end,
             notebook=self.notebook,
             document=b"" if bytes(self.document) == b"null" else bytes(self.document),
@@ -146,6 +148,14 @@ class _Remove(_Request, frozen=True, tag="remove"):
         return self.names
 
 
+class _Keep(_Request, frozen=True, tag="keep"):
+    name: str
+    new_name: str
+
+    def run(self, progress: operations.Progress) -> object:
+        return operations.keep_snapshot(self.name, self.new_name, progress=progress)
+
+
 class _Verify(_Request, frozen=True, tag="verify"):
     name: str
 
@@ -158,7 +168,9 @@ class _Check(_Request, frozen=True, tag="check"):
         return operations.check_capabilities()
 
 
-_AnyRequest = _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Verify | _Check
+_AnyRequest = (
+    _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Keep | _Verify | _Check
+)
 
 
 def _take_stdout() -> int:

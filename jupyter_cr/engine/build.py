@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,14 +13,14 @@ from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
 from jupyter_cr.engine.fill_memory import fill_memory
 from jupyter_cr.engine.front_ends import Connected, FrontEnds
 from jupyter_cr.engine.lazy import Pager, split_lazy
-from jupyter_cr.engine.pages import Run
+from jupyter_cr.engine.pages import Content, Run, copy_content
 from jupyter_cr.engine.rebuild_files import place_files, rebuild_files
 from jupyter_cr.engine.rebuild_shared import fill_shared_memory, rebuild_shared_memory
-from jupyter_cr.engine.seed import clone_threads
+from jupyter_cr.engine.seed import Seed, clone_threads
 from jupyter_cr.engine.site import Site
 from jupyter_cr.engine.snapshot import Snapshot
 from jupyter_cr.engine.state import process
-from jupyter_cr.engine.state.address_space import Region
+from jupyter_cr.engine.state.address_space import Layout, Region
 from jupyter_cr.tracer.handover import Handover
 
 __all__ = ["Building"]
@@ -32,6 +32,7 @@ class Building:
 
     Attributes:
         pager: brings large regions later; None: everything is read now.
+        parked: by pid, what has to be copied from twins, as it is not on disk.
         report: told the share of the pages that has been read.
         meanwhile: called, maybe several times, while a process reads its pages.
     """
@@ -41,6 +42,7 @@ class Building:
     rebuilding: Rebuilding
     handover: Handover
     pager: Pager | None
+    parked: Mapping[int, Content]
     report: Callable[[float], None]
     meanwhile: Callable[[], None]
     shared: dict[object, int] = field(default_factory=dict)
@@ -93,10 +95,25 @@ class Building:
     ) -> None:
         assert record.layout is not None
         seed, layout = self.site.seeds[record.pid], record.layout
-        stored = self.snapshot.pages[record.pid]
         rebuild_memory.lay_out(seed, layout, mapped, self.handover)
         clone_threads(seed, [thread.tid for thread in record.threads])
-        runs = stored.runs
+        if (content := self.parked.get(record.pid)) is not None:
+            copy_content(content, seed.memory, self._advance)
+            guards = [(start, end - start) for start, end in content.guards]
+        else:
+            stored = self.snapshot.pages[record.pid]
+            self._read_stored(seed, stored.runs, layout)
+            guards = stored.guard_ranges
+        rebuild_memory.finish_memory(
+            seed,
+            layout,
+            guards,
+            mapped.fds.get(("path", layout.executable, False)),
+            self.handover,
+            wipe=self.rebuilding.mode == "fork",
+        )
+
+    def _read_stored(self, seed: Seed, runs: Sequence[Run], layout: Layout) -> None:
         if self.pager is not None:
             runs, later, regions = split_lazy(layout.regions, runs)
             for _, length, offset in runs:
@@ -113,14 +130,6 @@ class Building:
             self._advance,
             self.meanwhile,
         )
-        rebuild_memory.finish_memory(
-            seed,
-            layout,
-            stored.guard_ranges,
-            mapped.fds.get(("path", layout.executable, False)),
-            self.handover,
-            wipe=self.rebuilding.mode == "fork",
-        )
 
     def _advance(self, more: int) -> None:
         self.filled += more
@@ -130,7 +139,8 @@ class Building:
     def _total(self) -> int:
         """Bytes of private memory in the snapshot."""
         pages = self.snapshot.pages.values()
-        return sum(length for record in pages for _, length, _ in record.runs)
+        stored = sum(length for record in pages for _, length, _ in record.runs)
+        return stored + sum(content.size for content in self.parked.values())
 
     def build_rest(self, connected: Connected) -> FrontEnds:
         """Shared memory's content, open files, and all other state: from here on the

@@ -99,6 +99,7 @@ def checkpoint_tree(
     writer: SnapshotWriter,
     *,
     warm: bool = False,
+    memory_only: bool = False,
     held: ExitStack | None = None,
     progress: Progress | None = None,
 ) -> CheckpointOutcome:
@@ -107,6 +108,8 @@ def checkpoint_tree(
     Args:
         warm: leave the twins alive, noted beside the snapshot, so that forks need not
             read it.
+        memory_only: leave the pages with the twins, and save nothing but what these have
+            not got; `jupyter_cr.engine.parked` has what can be done with it.
         held: the tree stands still until this is closed, if it is given. Should we be
             killed, it goes on.
         progress: ``freeze`` while the tree may stand still, ``save`` from when it goes on.
@@ -129,10 +132,11 @@ def checkpoint_tree(
         for twin in twins:
             twin.settle()
         _add_records(taken, writer)
-        with find_contents(taken.twins, writer.base) as contents:
-            if warm:
+        with find_contents([] if memory_only else taken.twins, writer.base) as contents:
+            if warm or memory_only:
                 parked, twins = twins, []
                 writer.attach(TWINS_FILE, park_twins(parked))
+            if warm and not memory_only:
                 writer.publish()
             stored = save(contents, frozen.shared, writer, partial(report, "save"))
     finally:

@@ -212,20 +212,32 @@ def clone_tracees(thread: RemoteThread, calls: Sequence[Call]) -> list[int]:
         batch = Batch(thread, rest)
         batch.start()
         stopped = False
-        made = 0
-        while not stopped or made < _count_made(batch):
-            tid, status = wait_any()
-            if not os.WIFSTOPPED(status):
-                raise EngineError(f"thread {tid}: unexpected wait status {status:#x}")
+        made: list[int] = []
+        while not stopped or len(made) < len(_made(batch)):
+            # Others may end meanwhile: children of whoever has called us.
+            tid, _ = _wait_any({thread.tracee.tid, *made})
             if tid == thread.tracee.tid:
                 stopped = True
             else:
-                found.append(tid)
-                made += 1
+                made.append(tid)
         batch.finish(stopped=True)
+        _require_same(made, _made(batch))
+        found += made
         rest = rest[len(batch.calls) :]
     return found
 
 
-def _count_made(batch: Batch) -> int:
-    return sum(result.value > 0 for result in batch.read_results())
+def _made(batch: Batch) -> list[int]:
+    """What the calls that have been made have returned: pids, as the caller sees them."""
+    return [result.value for result in batch.read_results() if result.value > 0]
+
+
+def _require_same(tids: Sequence[int], made: Sequence[int]) -> None:
+    """See that those that have stopped are those that were made: what is done with a clone
+    must not be done with anybody else."""
+    wanted = set(made)
+    for tid in tids:
+        known_as = wanted & set(read_status(tid).ns_pid)
+        if not known_as:
+            raise EngineError(f"thread {tid} has stopped, and was not to be cloned")
+        wanted -= known_as

@@ -22,11 +22,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from jupyter_cr.engine.seed import Seed, clone_seed, plant
-from jupyter_cr.errors import CheckpointRestoreError, RestoreError
+from jupyter_cr.errors import EngineError, RestoreError
 from jupyter_cr.tracer.arch import x86_64 as arch
 from jupyter_cr.tracer.calls import Call, Out
 from jupyter_cr.tracer.handover import Handover
@@ -162,33 +163,30 @@ def make_container(
         RestoreError: this user may not have namespaces here, or not so many within each
             other (32, by pid_namespaces(7)).
     """
-    supervisor = plant(address, threads, argv)
-    try:
-        return _furnish(supervisor, warn, handover, within)
-    except (CheckpointRestoreError, OSError):
-        supervisor.kill()
-        raise
+    with ExitStack() as on_error:
+        supervisor = plant(address, threads, argv)
+        on_error.callback(supervisor.kill)
+        news = _make_pipe(supervisor)
+        try:
+            if within is None:
+                _make_namespaces(supervisor)
+                container = Container(supervisor, clone_seed(supervisor), news)
+            else:
+                container = _nest(supervisor, news, handover, within, on_error)
+        except CallFailed as error:
+            raise RestoreError(
+                f"this user may not have a pid namespace here: {error.strerror}",
+                "Run `jupyter cr check` to see what is missing and who can permit it.",
+            ) from error
+        on_error.callback(container.init.kill)
+        _furnish(container, warn)
+        on_error.pop_all()
+    return container
 
 
-def _furnish(
-    supervisor: Seed,
-    warn: Callable[[str], None],
-    handover: Handover,
-    within: int | None,
-) -> Container:
-    news = _make_pipe(supervisor)
-    try:
-        if within is None:
-            _make_namespaces(supervisor)
-            container = Container(supervisor, clone_seed(supervisor), news)
-        else:
-            container = _nest(supervisor, news, handover, within)
-    except CallFailed as error:
-        raise RestoreError(
-            f"this user may not have a pid namespace here: {error.strerror}",
-            "Run `jupyter cr check` to see what is missing and who can permit it.",
-        ) from error
-    init = container.init
+def _furnish(container: Container, warn: Callable[[str], None]) -> None:
+    supervisor, init, news = container.supervisor, container.init, container.news
+    _require_own_namespaces(init)
     supervisor.thread.call("close", news.writes)
     init.thread.run(
         [
@@ -203,26 +201,25 @@ def _furnish(
             "The kernel has no /proc of its own here: programs in it that read /proc "
             "(psutil, for one) see the processes outside."
         )
-    return container
 
 
-def _nest(supervisor: Seed, news: _Pipe, handover: Handover, within: int) -> Container:
+def _nest(
+    supervisor: Seed, news: _Pipe, handover: Handover, within: int, on_error: ExitStack
+) -> Container:
     """A container in another one, to which a bridge leads: a pid namespace can only be made
     by somebody in the one around (pid_namespaces(7))."""
     thread = supervisor.thread
     hold = _make_pipe(supervisor)
     _enter(supervisor, handover, within)
     bridge = clone_seed(supervisor)
+    on_error.callback(bridge.kill)
     anchor = clone_seed(bridge)
-    try:
-        _make_namespaces_within(bridge)
-        init = clone_seed(bridge, exit_signal=0, flags=_CLONE_PARENT)
-    except BaseException:
-        anchor.kill()
-        raise
-    finally:
-        bridge.kill()
-        thread.call("wait4", bridge.outer_pid, 0, _WALL, 0)
+    on_error.callback(anchor.kill)
+    _make_namespaces_within(bridge)
+    init = clone_seed(bridge, exit_signal=0, flags=_CLONE_PARENT)
+    on_error.callback(init.kill)
+    bridge.kill()
+    thread.call("wait4", bridge.outer_pid, 0, _WALL, 0)
     for pipe_end in (hold.reads, hold.writes):
         thread.call("close", pipe_end)
     for pipe_end in (news.reads, news.writes, hold.writes):
@@ -253,6 +250,16 @@ def _enter(supervisor: Seed, handover: Handover, within: int) -> None:
 def _make_pipe(seed: Seed) -> _Pipe:
     (made,) = seed.thread.run([Call("pipe2", (Out(8), 0))])
     return _Pipe(*struct.unpack("<ii", made.outs[0]))
+
+
+def _require_own_namespaces(init: Seed) -> None:
+    """What is mounted from here on must not be seen outside: whatever went wrong before, it
+    ends here."""
+    for kind in ("mnt", "pid"):
+        if namespace(init.outer_pid, kind) == os.readlink(f"/proc/self/ns/{kind}"):
+            raise EngineError(
+                f"process {init.outer_pid} is not in a {kind} namespace of its own"
+            )
 
 
 def _mount_proc(init: Seed) -> bool:

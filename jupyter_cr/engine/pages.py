@@ -13,12 +13,13 @@ import msgspec
 from jupyter_cr.engine.state.address_space import Region
 from jupyter_cr.engine.streams import PAGE, SnapshotWriter
 from jupyter_cr.errors import EngineError
+from jupyter_cr.tracer.memory import Memory
 from jupyter_cr.tracer.proc.pagemap import iter_anonymous_ranges, iter_guard_ranges
 
 if TYPE_CHECKING:
     from jupyter_cr.engine.base import Base
 
-__all__ = ["Content", "Record", "Run", "find_content", "save_content"]
+__all__ = ["Content", "Record", "Run", "copy_content", "find_content", "save_content"]
 
 _PIECE = 1 << 20
 _RUN = struct.Struct("<QQQ")
@@ -154,6 +155,24 @@ def save_content(
             address += length
             advance(length)
     return Record.of(content.of, runs, content.guards)
+
+
+def copy_content(content: Content, memory: Memory, advance: Callable[[int], None]) -> None:
+    """Write it into a process's memory.
+
+    Args:
+        advance: told how many bytes more have been written.
+
+    Raises:
+        EngineError: the twin is gone.
+    """
+    buffer = memoryview(bytearray(min(content.size, _PIECE)))
+    for found in content.ranges:
+        for address in range(found.start, found.end, _PIECE):
+            view = buffer[: min(found.end - address, _PIECE)]
+            _read(content, view, address, may_end=found.may_end)
+            memory.write(address, view)
+            advance(len(view))
 
 
 def _add(runs: list[Run], address: int, length: int, offset: int) -> None:

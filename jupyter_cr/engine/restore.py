@@ -19,12 +19,12 @@ from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
 from jupyter_cr.engine.front_ends import Connected
 from jupyter_cr.engine.identity import hold
 from jupyter_cr.engine.lazy import Pager
+from jupyter_cr.engine.parked import parked_contents
 from jupyter_cr.engine.predecessor import Predecessor
 from jupyter_cr.engine.preflight import require_machine
 from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
 from jupyter_cr.engine.streams import SnapshotReader
-from jupyter_cr.errors import RestoreError
 from jupyter_cr.tracer.handover import Handover
 from jupyter_cr.tracer.ptrace import dead_threads_reaped
 
@@ -74,7 +74,8 @@ def restore_tree(
         ports: for a fork, ports that listeners are to have: recorded -> wanted.
         replacing: for a restore, the root, as we see it, of the tree in whose place it is
             to be; default: the one that the snapshot is of, if it runs.
-        lazy: let it go on before all its pages are there; see `RestoreOutcome.pager`.
+        lazy: let it go on before all its pages are there, if they are on disk; see
+            `RestoreOutcome.pager`.
         asked_within: a process of the tree has asked for it, and its copy may want to know
             (`jupyter_cr.engine.identity`).
         progress: told of phase ``swap`` when it is too late to be called off.
@@ -102,11 +103,15 @@ def restore_tree(
             snapshot, mode, name, handover, warn, terminals, asked_within=asked_within
         )
         try:
-            all_warm = site.warm == {record.pid for record in snapshot.living}
-            if not (reader.is_complete or all_warm):
-                raise _unfinished(name)
+            cold = {r.pid: r.layout for r in snapshot.living if r.layout}
+            for pid in site.warm:
+                del cold[pid]
+            parked = {}
+            if cold and not reader.is_complete:
+                parked = stack.enter_context(parked_contents(reader, cold))
             supervisor = site.container.supervisor
-            pager = Pager(reader, supervisor) if lazy else None
+            is_lazy = lazy and reader.is_complete
+            pager = Pager(reader, supervisor) if is_lazy else None
             old = Predecessor(snapshot, rebuilding, supervisor.outer_pid, replacing)
             building = Building(
                 snapshot,
@@ -114,11 +119,12 @@ def restore_tree(
                 rebuilding,
                 handover,
                 pager,
+                parked,
                 lambda share: report("restore", share),
                 old.look if mode == "restore" else _nothing,
             )
             building.build_memory()
-            if check is not None and not all_warm:
+            if check is not None and cold and not parked:
                 check.result()
             stack.enter_context(_not_to_be_interrupted())
             report("swap", 0.0)
@@ -143,13 +149,6 @@ def restore_tree(
         dict(rebuilding.ports),
         tuple(rebuilding.warnings),
         pager,
-    )
-
-
-def _unfinished(name: str) -> RestoreError:
-    return RestoreError(
-        f"the pages of {name} are still being saved",
-        "Wait until it is durable (`jupyter cr list`), and try again.",
     )
 
 

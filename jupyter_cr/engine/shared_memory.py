@@ -16,12 +16,20 @@ import msgspec
 from jupyter_cr.engine.descriptors.base import Tree
 from jupyter_cr.engine.freeze import FrozenProcess
 from jupyter_cr.engine.state.address_space import Region
-from jupyter_cr.engine.streams import SnapshotWriter
+from jupyter_cr.engine.streams import SnapshotReader, SnapshotWriter
 from jupyter_cr.errors import Unsupported
 
-__all__ = ["Copy", "Record", "copy_shared_memory", "save_shared_memory", "tmpfs_paths"]
+__all__ = [
+    "Copy",
+    "Record",
+    "copy_shared_memory",
+    "save_shared_memory",
+    "save_stored_memory",
+    "tmpfs_paths",
+]
 
 _BLOCK = 4096
+_PIECE = 1 << 20
 _DELETED = " (deleted)"
 _TMPFS_MAGIC = 0x01021994
 
@@ -157,6 +165,24 @@ def save_shared_memory(copies: Iterable[Copy], writer: SnapshotWriter) -> list[R
             piece.close()
         records.append(_record_of(copy, tuple(runs)))
     return records
+
+
+def save_stored_memory(
+    record: Record, reader: SnapshotReader, writer: SnapshotWriter
+) -> Record:
+    """Append what another snapshot has of an object to the pages.
+
+    Raises:
+        CorruptImage: it is not as written.
+        StorageError: the disk is full.
+    """
+    runs = []
+    for start, length, offset in record.runs:
+        for done in range(0, length, _PIECE):
+            step = min(_PIECE, length - done)
+            at = writer.append(reader.read(offset + done, step))
+            runs.append((start + done, step, at))
+    return msgspec.structs.replace(record, runs=tuple(runs))
 
 
 def _data_runs(piece: mmap.mmap) -> list[tuple[int, int]]:

@@ -111,7 +111,17 @@ class ImageReader:
 
     @property
     def is_complete(self) -> bool:
+        return self.is_final and not self.is_memory_only
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will be added to it any more."""
         return self._complete
+
+    @property
+    def is_memory_only(self) -> bool:
+        """Whether its twins alone have its pages."""
+        return self.outcome is not None and self.outcome.memory_only
 
     @property
     def is_encrypted(self) -> bool:
@@ -128,7 +138,7 @@ class ImageReader:
         """What the snapshot is."""
         return self._header
 
-    @property
+    @cached_property
     def outcome(self) -> Outcome | None:
         """How the checkpoint went, where that was recorded."""
         return next(self.records(Outcome), None)

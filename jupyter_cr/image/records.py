@@ -124,6 +124,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_ms: float
     bytes: int
     processes: tuple[ProcessOutcome, ...] = ()
+    memory_only: bool = False
+    """Whether its twins alone have its pages: there is nothing left without them."""
 
 
 RECORDS: Mapping[int, str] = MappingProxyType(

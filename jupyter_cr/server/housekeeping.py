@@ -76,6 +76,8 @@ class Housekeeping:
             await asyncio.wait({self._watch})
         if self._own and not self._survive:
             await self._evict(TwinLimits(count=0), only=self._own)
+            with suppress(ImageError, StorageError):
+                await asyncio.to_thread(self._store.forget_memory, self._own)
         await asyncio.to_thread(self._store.close)
 
     async def after(self, snapshot: str, *, has_twins: bool) -> None:

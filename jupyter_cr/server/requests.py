@@ -58,6 +58,7 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
     name: str | None = None
     note: str = ""
     warm: bool = False
+    memory_only: bool = False
     document: bool = True
 
     @property
@@ -77,6 +78,7 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
             name=self.name,
             note=self.note,
             warm=self.warm,
+            memory_only=self.memory_only,
             document=self.document,
             progress=progress,
         )

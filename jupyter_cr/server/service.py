@@ -147,12 +147,14 @@ class SnapshotService:
         name: str | None = None,
         note: str = "",
         warm: bool = False,
+        memory_only: bool = False,
         document: bool = True,
         progress: Progress | None = None,
     ) -> CheckpointAnswer:
         """Take a snapshot of a kernel, which goes on.
 
         Args:
+            memory_only: write no pages to disk: it ends with its twins.
             document: with its notebook, as that is in the server's files now.
 
         Raises:
@@ -162,10 +164,16 @@ class SnapshotService:
         """
         async with self._alone(kernel_id):
             answer = await self._checkpoint(
-                kernel_id, name, note, warm=warm, document=document, progress=progress
+                kernel_id,
+                name,
+                note,
+                warm=warm,
+                memory_only=memory_only,
+                document=document,
+                progress=progress,
             )
         self._positions.pop(kernel_id, None)
-        await self._housekeeping.after(answer.name, has_twins=warm)
+        await self._housekeeping.after(answer.name, has_twins=warm or memory_only)
         return answer
 
     async def _checkpoint(
@@ -175,6 +183,7 @@ class SnapshotService:
         note: str = "",
         *,
         warm: bool = False,
+        memory_only: bool = False,
         document: bool = True,
         end: bool = False,
         automatic: str = "",
@@ -203,6 +212,7 @@ class SnapshotService:
                     "name": name,
                     "note": note,
                     "warm": warm,
+                    "memory_only": memory_only,
                     "end": end,
                     "notebook": facts,
                     "document": msgspec.Raw(content or b"null"),

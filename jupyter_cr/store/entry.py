@@ -23,6 +23,7 @@ from jupyter_cr.store.names import check_name
 from jupyter_cr.store.trust import is_signed
 
 __all__ = [
+    "ATTENDED",
     "MISSING",
     "UNFINISHED",
     "Entry",
@@ -38,7 +39,9 @@ __all__ = [
     "own_usage",
 ]
 
-Stored = Literal["saving", "live", "durable", "corrupt", "future", "locked", "removed"]
+Stored = Literal[
+    "saving", "live", "memory", "durable", "corrupt", "future", "locked", "removed"
+]
 """``removed``: only its readers, or a process that was killed, have kept it."""
 
 MISSING = "none none none"
@@ -46,6 +49,9 @@ MISSING = "none none none"
 
 UNFINISHED = ("saving", "live")
 """States of those that somebody is writing."""
+
+ATTENDED = (*UNFINISHED, "memory")
+"""States of those that are nothing without a process: their writer, or their twins."""
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -170,6 +176,8 @@ def examine(directory: Path) -> Examined:
         )
     name = fit_name(meta.name) or fit_name(header.name) or entry.name
     note = header.note if meta.note is None else meta.note
+    if outcome is not None and outcome.memory_only:
+        facts["state"] = "memory"
     entry = msgspec.structs.replace(entry, name=name, note=note, **facts)
     return Examined(entry, usage)
 

@@ -14,7 +14,7 @@ from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import StorageError
 from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.catalogue import Catalogue
-from jupyter_cr.store.entry import UNFINISHED, Entry, disk_usage, examine
+from jupyter_cr.store.entry import ATTENDED, UNFINISHED, Entry, disk_usage, examine
 from jupyter_cr.store.layout import SNAPSHOTS
 from jupyter_cr.store.lease import LEASE, Lease, is_held
 from jupyter_cr.store.meta import write_meta
@@ -23,7 +23,7 @@ from jupyter_cr.store.scan import adopt, iter_directories
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import Freed
 from jupyter_cr.store.staging import stale_stagings
-from jupyter_cr.store.twins import end_twins
+from jupyter_cr.store.twins import are_twins_alive, end_twins
 
 __all__ = [
     "are_unattended",
@@ -144,18 +144,21 @@ def are_unattended(root: Path, entries: Iterable[Entry]) -> bool:
 
 def is_attended(directory: Path, entry: Entry) -> bool:
     """Whether somebody writes a snapshot; one that is ``live`` is as good as that as long
-    as somebody reads it."""
+    as somebody reads it, one that is in memory only as long as its twins live."""
+    if entry.state == "memory":
+        return are_twins_alive(directory)
     return is_held(directory, by_reader=entry.state == "live")
 
 
 def clean(catalogue: Catalogue, root: Path) -> Freed:
     """Finish what was begun: clear what killed writers have left, unless all of it was
-    there, and delete what was removed and is not read any more.
+    there, and what was in memory only and has ended, and delete what was removed and is
+    not read any more.
 
     Raises:
         StorageError: the store is not writable.
     """
-    left = catalogue.read(lambda session: session.in_state(*UNFINISHED, "removed"))
+    left = catalogue.read(lambda session: session.in_state(*ATTENDED, "removed"))
     removed: list[Entry] = []
     held: list[str] = []
     for entry in left:
@@ -175,14 +178,14 @@ def clean(catalogue: Catalogue, root: Path) -> Freed:
 
 
 def _settle(catalogue: Catalogue, root: Path, entry: Entry) -> bool:
-    """Whether a snapshot that was being written is to be deleted: nobody writes it any
-    more, and it is not whole."""
+    """Whether a snapshot is to be deleted: nobody writes it any more, and it is not whole;
+    or it was in memory only, and is there no more."""
     directory = root / SNAPSHOTS / entry.id
     lease = Lease.seize(directory)
     if lease is None and os.path.lexists(directory):
         return False
     try:
-        if (directory / MANIFEST).exists():
+        if entry.state != "memory" and (directory / MANIFEST).exists():
             catalogue.write(lambda session: _finish(session, root, entry.id, directory))
             return False
         catalogue.write(lambda session: _give_up(session, root, entry.id))
@@ -193,7 +196,7 @@ def _settle(catalogue: Catalogue, root: Path, entry: Entry) -> bool:
 
 
 def _give_up(session: Session, root: Path, id_: str) -> None:
-    if (now := session.get(id_)) is not None and now.state in UNFINISHED:
+    if (now := session.get(id_)) is not None and now.state in ATTENDED:
         forget(session, root, [now])
 
 

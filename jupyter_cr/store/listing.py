@@ -13,6 +13,7 @@ from jupyter_cr.errors import StorageError
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.store.catalogue import Catalogue
 from jupyter_cr.store.entry import (
+    ATTENDED,
     MISSING,
     UNFINISHED,
     Entry,
@@ -71,10 +72,10 @@ def show(
     snapshots = root / SNAPSHOTS
     for entry in entries:
         directory = snapshots / entry.id
+        if entry.state in ATTENDED and not is_attended(directory, entry):
+            # Whoever wrote it is dead, or its twins are, and nobody has cleared it yet.
+            continue
         if entry.state in UNFINISHED:
-            if not is_attended(directory, entry):
-                # Whoever wrote it is dead, and nobody has cleared it yet.
-                continue
             entry = replace(entry, own=own_usage(directory))
         elif entry.state == "locked" or fingerprint(directory) != entry.fingerprint:
             fields, usage = _looked_at(entry, directory)

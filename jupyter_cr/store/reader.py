@@ -44,7 +44,7 @@ class StoredReader(ImageReader):
         """Whether it was taken here, or its owner has said that it may be restored. One
         that is still being saved was taken here."""
         root = root_of(self.directory)
-        return not self.is_complete or is_signed(root, self.directory, self.manifest)
+        return not self.is_final or is_signed(root, self.directory, self.manifest)
 
     def close(self) -> None:
         """Close it, and let whoever wants to delete it; safe to call twice."""

@@ -11,8 +11,11 @@ __all__ = ["HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
 HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
 
-State = Literal["saving", "live", "warm", "durable", "corrupt", "future", "locked"]
+State = Literal[
+    "saving", "live", "memory", "warm", "durable", "corrupt", "future", "locked"
+]
 """``saving``: being written; ``live``: being written, and its twins can be forked already;
+``memory``: in its twins only, and gone with them;
 ``durable``: on disk; ``warm``: on disk, and its twins live; ``corrupt``: damaged;
 ``future``: written by a later release; ``locked``: encrypted, and its key not at hand."""
 

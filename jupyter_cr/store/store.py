@@ -16,7 +16,7 @@ from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StorageError, StoreBusy
 from jupyter_cr.store import garbage, scan
 from jupyter_cr.store.catalogue import Catalogue
-from jupyter_cr.store.entry import UNFINISHED, Entry, fingerprint, new_id
+from jupyter_cr.store.entry import ATTENDED, UNFINISHED, Entry, Stored, fingerprint, new_id
 from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.lease import Lease, is_held
@@ -491,12 +491,13 @@ class Store:
 
     def clean(self) -> Freed:
         """Clear what killed processes have left: snapshots that were not whole yet, with
-        their twins, and removed ones."""
+        their twins, those that were in memory only, and removed ones."""
         return with_room(self.root, lambda: garbage.clean(self._catalogue, self.root))
 
     def _clean_unattended(self) -> None:
-        """What has no writer any more is no snapshot in the making: nobody is to see it."""
-        unfinished = self._catalogue.read(lambda s: s.in_state(*UNFINISHED))
+        """What has no writer any more is no snapshot in the making, and what has no twins
+        any more none in memory: nobody is to see it."""
+        unfinished = self._catalogue.read(lambda s: s.in_state(*ATTENDED))
         if garbage.are_unattended(self.root, unfinished):
             # Where nothing can be written, it is not shown.
             with suppress(StorageError):
@@ -519,7 +520,7 @@ class Store:
     def twins_cost(self) -> int:
         """Bytes of memory that would be free if no snapshot were warm, see
         `jupyter_cr.store.twins.measure_twins`."""
-        return measure_twins(self._warm())
+        return measure_twins(self._warm("durable", "memory"))
 
     def evict_twins(
         self, limits: TwinLimits, only: Container[str] | None = None
@@ -533,17 +534,29 @@ class Store:
         Returns:
             Names of the snapshots whose twins have ended.
         """
-        warm = self._warm()
+        warm = self._warm("durable")
         if only is not None:
             warm = [each for each in warm if each.directory.name in only]
         return tuple(evict_twins(warm, limits))
 
-    def _warm(self) -> Sequence[Warm]:
+    def forget_memory(self, only: Container[str]) -> Freed:
+        """Remove snapshots that are in memory only.
+
+        Args:
+            only: ids of those that may go.
+        """
+
+        def find(session: Session) -> list[Entry]:
+            return [entry for entry in session.in_state("memory") if entry.id in only]
+
+        return self._remove(find)
+
+    def _warm(self, *states: Stored) -> Sequence[Warm]:
         """Oldest first."""
         return [
             Warm(directory, entry.name or "", entry.pid, entry.created)
             for entry in self._catalogue.read(Session.select)
-            if entry.state == "durable"
+            if entry.state in states
             and are_twins_alive(directory := self._directory(entry.id))
         ]
 

@@ -79,7 +79,13 @@ def refuse_unfinished(reader: ImageReader, name: str) -> None:
 
     Raises:
         StoreBusy: they are still being saved.
+        UsageError: they are in memory only.
     """
+    if reader.is_memory_only:
+        raise UsageError(
+            f"Snapshot {name} is in memory only.",
+            f"Have it kept on disk first: jupyter cr keep {name} NEW_NAME",
+        )
     if not reader.is_complete:
         raise StoreBusy(
             f"Snapshot {name} is still being saved.",

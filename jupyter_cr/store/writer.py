@@ -14,7 +14,7 @@ from jupyter_cr.errors import StorageError
 from jupyter_cr.image import Document, Header, ImageWriter, Outcome
 from jupyter_cr.image.record_file import sync_directory
 from jupyter_cr.store.catalogue import Catalogue
-from jupyter_cr.store.entry import Entry, facts_of, fingerprint, own_usage
+from jupyter_cr.store.entry import Entry, Stored, facts_of, fingerprint, own_usage
 from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import packs_beside, root_of
 from jupyter_cr.store.lease import Lease
@@ -173,7 +173,7 @@ class StoredWriter(ImageWriter):
         is_removed = now is not None and now.state == "removed"
         session.update(
             self.id,
-            state="removed" if is_removed else "durable",
+            state="removed" if is_removed else self._state,
             saved=1.0,
             own=own_usage(self.directory),
             shared=shared,
@@ -183,6 +183,12 @@ class StoredWriter(ImageWriter):
         )
         if self._header is not None and self._header.kernel.kernel_id:
             session.set_position(self._header.kernel.kernel_id, self.id)
+
+    @property
+    def _state(self) -> Stored:
+        """That it has when it is there."""
+        is_memory_only = self._outcome is not None and self._outcome.memory_only
+        return "memory" if is_memory_only else "durable"
 
     def _facts(self) -> dict[str, object]:
         if self._header is None:

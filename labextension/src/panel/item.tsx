@@ -292,6 +292,8 @@ function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
     case 'saving':
     case 'live':
       return trans.__('saving, %1%', Math.round(100 * snapshot.saved));
+    case 'memory':
+      return trans.__('in memory only');
     case 'warm':
     case 'durable':
       if (!snapshot.trusted) {
