@@ -8,7 +8,8 @@ its other keys are that function's arguments in `jupyter_cr.operations`. It may 
 ahead: while it waits for the request, it has all that it needs. Lines of JSON come back on
 standard output, each with a ``type``: any number of ``progress`` (``phase``,
 ``fraction``), then one ``result`` (``result``) or ``error`` (``error``, ``message``,
-``hint``, ``exit_code``, ``http_status``). The exit status is the error's.
+``hint``, ``exit_code``, ``http_status``). Then it takes the next request, if one comes,
+and ends with the input, or with the first error, whose exit status it has.
 
 With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored
 or forked a tree closes its standard output behind the result, lives as long as the tree,
@@ -207,27 +208,29 @@ def _progress_to(answers: int) -> operations.Progress:
     return progress
 
 
-def _read_request() -> _AnyRequest:
-    for name in _ENGINE:
-        import_module(name)
+def _understand(line: bytes) -> _AnyRequest:
     try:
-        request: _AnyRequest = msgspec.json.decode(
-            sys.stdin.buffer.readline(), type=_AnyRequest
-        )
+        request: _AnyRequest = msgspec.json.decode(line, type=_AnyRequest)
     except msgspec.MsgspecError as error:
         raise UsageError(
             f"The request is not understood: {error}.",
-            "One line of JSON is needed, as jupyter_cr/engine/__main__.py says.",
+            "Lines of JSON are needed, as jupyter_cr/engine/__main__.py says.",
         ) from error
     return request
 
 
 def _answer(
-    send: Callable[[Line], None], progress: operations.Progress
-) -> operations.Brought | int:
-    """What has been brought back and is to be stayed with, or the exit status."""
+    send: Callable[[Line], None], progress: operations.Progress, *, is_first: bool
+) -> operations.Brought | int | None:
+    """What has been brought back and is to be stayed with, or the exit status; None if
+    there are no more requests."""
     try:
-        result = _read_request().run(progress)
+        for name in _ENGINE:
+            import_module(name)
+        line = sys.stdin.buffer.readline()
+        if not (line or is_first):
+            return None
+        result = _understand(line).run(progress)
         if isinstance(result, operations.Brought):
             send(ResultLine.of(result.result))
             return result
@@ -249,12 +252,20 @@ def _answer(
 
 
 def main() -> int:
-    """Answer one request; the exit status."""
+    """Answer requests; the exit status."""
     answers = _take_stdout()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcome = _answer(lambda message: _send(answers, message), _progress_to(answers))
-    if isinstance(outcome, int):
-        return outcome
+    outcome: operations.Brought | int | None = 0
+    is_first = True
+    while outcome == 0:
+        outcome = _answer(
+            lambda message: _send(answers, message),
+            _progress_to(answers),
+            is_first=is_first,
+        )
+        is_first = False
+    if outcome is None or isinstance(outcome, int):
+        return outcome or 0
     os.close(answers)
     if outcome.pager is not None:
         outcome.pager.run()

@@ -22,7 +22,7 @@ from jupyter_cr.engine.freeze import Freezing, Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
 from jupyter_cr.engine.machine import Machine, file_identities
 from jupyter_cr.engine.open_file_table import FileTable
-from jupyter_cr.engine.rehearsal import rehearse
+from jupyter_cr.engine.rehearsal import rehearse_once
 from jupyter_cr.engine.remote_process import RemoteProcess
 from jupyter_cr.engine.save import find_contents, save
 from jupyter_cr.engine.shared_memory import Copy
@@ -123,7 +123,7 @@ def checkpoint_tree(
     report = progress or _silent
     report("freeze", 0.0)
     survey = survey_tree(pid)
-    rehearse(_play)
+    rehearse_once(_play)
     taken = _take(pid, survey, held)
     frozen = taken.frozen
     twins = list(frozen.twins.values())
