@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,7 +40,7 @@ from jupyter_cr.kernels.connection import (
     write_connection,
 )
 from jupyter_cr.kernels.target import Target, resolve_target
-from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store
+from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store, TwinLimits
 from jupyter_cr.store.places import AnyStore, open_store
 from jupyter_cr.store.retention import RETENTION_VARIABLE
 from jupyter_cr.store.snapshot import HIBERNATED
@@ -114,7 +115,7 @@ class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
     downtime_ms: float
     """From the first thread stopped to the last let go."""
     elapsed_ms: float
-    """Until the snapshot was durable."""
+    """Until the snapshot was in that state."""
     bytes: int
     processes: tuple[ProcessOutcome, ...]
     parent: str = ""
@@ -172,6 +173,7 @@ def checkpoint(
     automatic: str = "",
     store: Store | None = None,
     progress: Progress | None = None,
+    live: Callable[[CheckpointResult], None] | None = None,
 ) -> CheckpointResult:
     """Take a snapshot of a running tree, which goes on, unless it is to `end`.
 
@@ -187,6 +189,8 @@ def checkpoint(
         notebook: which document the kernel works for.
         document: that document as it is, JSON; empty if there is none.
         automatic: why the snapshot is taken without being asked for.
+        live: told of the snapshot as soon as the tree goes on, and it can be restored and
+            forked, while it is being written to disk.
 
     Raises:
         UsageError, TargetError: wrong target or name; nothing was stopped.
@@ -218,10 +222,13 @@ def checkpoint(
             outcome = checkpoint_tree(
                 found.pid,
                 writer,
-                warm=warm,
+                warm=warm or live is not None,
                 memory_only=memory_only,
                 held=held if end else None,
                 progress=_shown_by(writer, progress),
+                live=None
+                if live is None
+                else partial(_tell_live, live, writer, parent, started),
             )
             processes = _add_outcome(writer, outcome, memory_only=memory_only)
             with _phase(progress, "swap" if end else "sync"):
@@ -229,7 +236,9 @@ def checkpoint(
                 writer.commit(durable=not memory_only)
                 if end:
                     outcome.end()
-        name = writer.name
+        name, id_ = writer.name, writer.id
+    if live is not None and not (warm or memory_only):
+        store.evict_twins(TwinLimits(count=0), only={id_})
     taken = store.summary(name)
     return CheckpointResult(
         name=name,
@@ -239,6 +248,26 @@ def checkpoint(
         bytes=outcome.bytes,
         processes=processes,
         parent=taken.parent,
+    )
+
+
+def _tell_live(
+    tell: Callable[[CheckpointResult], None],
+    writer: StoredWriter,
+    parent: str,
+    started: float,
+    outcome: CheckpointOutcome,
+) -> None:
+    tell(
+        CheckpointResult(
+            name=writer.name,
+            state="live",
+            downtime_ms=outcome.downtime_ms,
+            elapsed_ms=_milliseconds_since(started),
+            bytes=outcome.bytes,
+            processes=_process_outcomes(outcome),
+            parent=parent,
+        )
     )
 
 
@@ -319,10 +348,7 @@ def _text(argument: str) -> str:
 def _add_outcome(
     writer: ImageWriter, outcome: CheckpointOutcome, *, memory_only: bool
 ) -> tuple[ProcessOutcome, ...]:
-    processes = tuple(
-        ProcessOutcome(p.pid, p.comm, p.threads, p.descriptors, p.bytes)
-        for p in outcome.processes
-    )
+    processes = _process_outcomes(outcome)
     writer.add(
         Outcome(
             downtime_ms=outcome.downtime_ms,
@@ -333,6 +359,13 @@ def _add_outcome(
         )
     )
     return processes
+
+
+def _process_outcomes(outcome: CheckpointOutcome) -> tuple[ProcessOutcome, ...]:
+    return tuple(
+        ProcessOutcome(p.pid, p.comm, p.threads, p.descriptors, p.bytes)
+        for p in outcome.processes
+    )
 
 
 def keep_snapshot(

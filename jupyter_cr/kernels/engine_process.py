@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from jupyter_cr.errors import Cancelled, EngineError
-from jupyter_cr.kernels.lines import ErrorLine, ProgressLine, ResultLine, decode_line
+from jupyter_cr.kernels.lines import (
+    ErrorLine,
+    LiveLine,
+    ProgressLine,
+    ResultLine,
+    decode_line,
+)
 from jupyter_cr.store import store_root
 
 if TYPE_CHECKING:
@@ -94,6 +100,7 @@ class EngineProcess:
         request: Mapping[str, Any],
         result_type: type[T],
         progress: Progress | None = None,
+        live: Callable[[T], None] | None = None,
     ) -> T:
         """Have it do its operation. If the caller is cancelled, so is the operation; if
         it is too late for that, its result is given all the same.
@@ -101,13 +108,14 @@ class EngineProcess:
         Args:
             request: as `jupyter_cr.engine.__main__` takes it; ``op`` and arguments.
             result_type: of what it results in.
+            live: told what there is already, if that is of use before the end.
 
         Raises:
             CheckpointRestoreError: as the operation did.
             EngineError: the process died.
         """
         self._is_asked = True
-        running = asyncio.ensure_future(self._run(request, result_type, progress))
+        running = asyncio.ensure_future(self._run(request, result_type, progress, live))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -118,12 +126,20 @@ class EngineProcess:
             raise
 
     async def _run(
-        self, request: Mapping[str, Any], result_type: type[T], progress: Progress | None
+        self,
+        request: Mapping[str, Any],
+        result_type: type[T],
+        progress: Progress | None,
+        live: Callable[[T], None] | None,
     ) -> T:
+        def tell(raw: msgspec.Raw) -> None:
+            if live is not None:
+                live(msgspec.json.decode(raw, type=result_type))
+
         # A notebook may be in it, which is more than a pipe takes at once.
         await asyncio.to_thread(self._ask, msgspec.json.encode(request) + b"\n")
         try:
-            result = await self._read_result(await self._answers(), progress)
+            result = await self._read_result(await self._answers(), progress, tell)
         except BaseException:
             await self._reap()
             self._close()
@@ -158,7 +174,10 @@ class EngineProcess:
             self._transport.close()
 
     async def _read_result(
-        self, reader: asyncio.StreamReader, progress: Progress | None
+        self,
+        reader: asyncio.StreamReader,
+        progress: Progress | None,
+        live: Callable[[msgspec.Raw], None],
     ) -> msgspec.Raw:
         while line := await reader.readline():
             message = decode_line(line)
@@ -166,6 +185,8 @@ class EngineProcess:
                 return message.result
             if isinstance(message, ErrorLine):
                 raise message.as_error()
+            if isinstance(message, LiveLine):
+                live(message.result)
             if isinstance(message, ProgressLine) and progress is not None:
                 progress(message.phase, message.fraction)
         if self._is_called_off:

@@ -197,6 +197,8 @@ class SnapshotExtension(ExtensionApp):
             await self._hibernation.stop(save=self.hibernate_on_stop)
         if self._tasks is not None:
             await self._tasks.stop()
+        if (service := self.settings.get("jupyter_cr_service")) is not None:
+            await service.stop()
         if self._housekeeping is not None:
             await self._housekeeping.stop()
         if self._socket is not None:

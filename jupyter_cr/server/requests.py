@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -60,6 +60,7 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
     warm: bool = False
     memory_only: bool = False
     document: bool = True
+    until: Literal["durable", "live"] = "durable"
 
     @property
     def subject(self) -> str | None:
@@ -80,6 +81,7 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
             warm=self.warm,
             memory_only=self.memory_only,
             document=self.document,
+            until=self.until,
             progress=progress,
         )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -40,6 +41,7 @@ from jupyter_cr.server.answers import (
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
+from jupyter_cr.server.saving import Saving
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
 
@@ -58,6 +60,10 @@ class Emit(Protocol):
 
     def __call__(self, action: str, **data: Any) -> None:
         """`data` as in the event's schema."""
+
+
+Until = Literal["durable", "live"]
+"""The state of a snapshot in which it has been taken."""
 
 
 class Requests(Protocol):
@@ -130,6 +136,7 @@ class SnapshotService:
         self._requests = requests
         self._emit = emit
         self._housekeeping = housekeeping
+        self._saving = Saving()
         self._store = Store()
         self._locks: dict[str, asyncio.Lock] = {}
         self._positions: dict[str, str] = {}
@@ -149,11 +156,14 @@ class SnapshotService:
         warm: bool = False,
         memory_only: bool = False,
         document: bool = True,
+        until: Until = "durable",
         progress: Progress | None = None,
     ) -> CheckpointAnswer:
         """Take a snapshot of a kernel, which goes on.
 
         Args:
+            until: the state in which that is done: on disk, or ``live``, when it can be
+                restored and forked, and is still being written to disk.
             memory_only: write no pages to disk: it ends with its twins.
             document: with its notebook, as that is in the server's files now.
 
@@ -170,10 +180,12 @@ class SnapshotService:
                 warm=warm,
                 memory_only=memory_only,
                 document=document,
+                until=until,
                 progress=progress,
             )
         self._positions.pop(kernel_id, None)
-        await self._housekeeping.after(answer.name, has_twins=warm or memory_only)
+        if answer.state != "live":
+            await self._housekeeping.after(answer.name, has_twins=warm or memory_only)
         return answer
 
     async def _checkpoint(
@@ -187,8 +199,11 @@ class SnapshotService:
         document: bool = True,
         end: bool = False,
         automatic: str = "",
+        until: Until = "durable",
         progress: Progress | None = None,
     ) -> CheckpointAnswer:
+        # One at a time: the next takes over what this one has.
+        await self._saving.wait_for(kernel_id)
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
         async with EngineProcess() as engine:
@@ -213,6 +228,7 @@ class SnapshotService:
                     "note": note,
                     "warm": warm,
                     "memory_only": memory_only,
+                    "live": until == "live" and not memory_only,
                     "end": end,
                     "notebook": facts,
                     "document": msgspec.Raw(content or b"null"),
@@ -231,24 +247,90 @@ class SnapshotService:
                     if progress is not None:
                         progress(phase, fraction)
 
-                result = await engine.run(request, operations.CheckpointResult, report)
+                result, rest = await self._until_live(engine, request, report)
         answer = CheckpointAnswer(
             **msgspec.structs.asdict(result),
             kernel_id=kernel_id,
             path=path if content else "",
             warnings=warnings,
         )
-        for action in ("created", "durable"):
+        if rest is None:
+            self._tell_taken(answer, path, "created", "durable")
+        else:
+            self._saving.begin(
+                kernel_id, answer.name, self._finish(answer, path, rest, has_twins=warm)
+            )
+            self._tell_taken(answer, path, "created")
+        return answer
+
+    async def _until_live(
+        self, engine: EngineProcess, request: Mapping[str, Any], progress: Progress
+    ) -> tuple[
+        operations.CheckpointResult, asyncio.Future[operations.CheckpointResult] | None
+    ]:
+        """What came of a checkpoint, or what there is already, and then the rest. Where the
+        disk may be too small for it, that is waited for.
+
+        Raises:
+            CheckpointRestoreError: as the engine did.
+        """
+        live: asyncio.Future[operations.CheckpointResult] = asyncio.Future()
+        running = asyncio.ensure_future(
+            engine.run(request, operations.CheckpointResult, progress, live.set_result)
+        )
+        try:
+            await asyncio.wait({running, live}, return_when=asyncio.FIRST_COMPLETED)
+            if live.done() and not await asyncio.to_thread(
+                _has_room, self._store.root, live.result().bytes
+            ):
+                await asyncio.wait({running})
+        except asyncio.CancelledError:
+            running.cancel()
+            await asyncio.wait({running})
+            if running.cancelled() or running.exception() is not None:
+                raise
+        if running.done():
+            return running.result(), None
+        return live.result(), running
+
+    def _tell_taken(self, answer: CheckpointAnswer, path: str, *actions: str) -> None:
+        for action in actions:
             self._emit(
                 action,
                 snapshot=answer.name,
-                kernel_id=kernel_id,
+                kernel_id=answer.kernel_id,
                 path=path,
                 state=answer.state,
                 parent=answer.parent,
                 position=answer.name,
             )
-        return answer
+
+    async def _finish(
+        self,
+        answer: CheckpointAnswer,
+        path: str,
+        rest: asyncio.Future[operations.CheckpointResult],
+        *,
+        has_twins: bool,
+    ) -> None:
+        """A live snapshot is written to disk, and there; or it is not, and gone."""
+        try:
+            result = await rest
+        except CheckpointRestoreError as error:
+            self._emit(
+                "failed",
+                operation="save",
+                snapshot=answer.name,
+                kernel_id=answer.kernel_id,
+                message=f"Snapshot {answer.name} could not be saved, and is lost: "
+                f"{error.message}",
+                hint=error.hint,
+            )
+            self._emit("deleted", snapshot=answer.name)
+            return
+        answer = msgspec.structs.replace(answer, **msgspec.structs.asdict(result))
+        self._tell_taken(answer, path, "durable")
+        await self._housekeeping.after(answer.name, has_twins=has_twins)
 
     async def hibernate(
         self, kernel_id: str, *, note: str = "", progress: Progress | None = None
@@ -445,7 +527,9 @@ class SnapshotService:
                 running = await self._exchange(provisioner, wanted)
             except (CheckpointRestoreError, asyncio.CancelledError):
                 if kept is not None and await provisioner.poll() is None:
-                    await self.delete([kept])
+                    await self._saving.wait_for(kept)
+                    with suppress(NoSuchSnapshot):
+                        await self.delete([kept])
                 raise
         finally:
             manager.start_restarter()
@@ -497,7 +581,7 @@ class SnapshotService:
         name = await asyncio.to_thread(self._store.suggest_name, base)
         try:
             answer = await self._checkpoint(
-                wanted.kernel_id, name, automatic=BEFORE_RESTORE
+                wanted.kernel_id, name, automatic=BEFORE_RESTORE, until="live"
             )
         except CheckpointRestoreError as error:
             if await provisioner.poll() is not None:
@@ -672,7 +756,11 @@ class SnapshotService:
         async with EngineProcess() as engine:
             async with self._alone(kernel_id):
                 taken = await self._checkpoint(
-                    kernel_id, None, warm=True, automatic=FOR_A_FORK, progress=progress
+                    kernel_id,
+                    None,
+                    memory_only=True,
+                    automatic=FOR_A_FORK,
+                    progress=progress,
                 )
             try:
                 return await self._fork(engine, taken.name, path, document, progress)
@@ -793,11 +881,13 @@ class SnapshotService:
         return await asyncio.to_thread(self._store.summary, name)
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Remove snapshots, all or none.
+        """Remove snapshots, all or none; what is being written to disk, when it is there.
 
         Raises:
             NoSuchSnapshot, StorageError: as the store does.
         """
+        for name in names:
+            await self._saving.wait_for(name)
         await asyncio.to_thread(operations.remove_snapshots, names)
         for name in names:
             self._emit("deleted", snapshot=name)
@@ -832,6 +922,10 @@ class SnapshotService:
         `jupyter_cr.operations.CapabilitiesResult`, as a dict."""
         async with EngineProcess() as engine:
             return await engine.run({"op": "check"}, dict[str, Any])
+
+    async def stop(self) -> None:
+        """The server stops: what is being written to disk is brought to its end."""
+        await self._saving.stop()
 
     # Helpers
 
@@ -933,6 +1027,14 @@ def _fork_warnings(revival: Revival) -> Iterator[str]:
             "The fork has its original's session key, since it could not be told of one "
             "of its own: whoever may connect to the one may connect to the other."
         )
+
+
+def _has_room(directory: Path, size: int) -> bool:
+    return shutil.disk_usage(directory).free > size + _ROOM
+
+
+_ROOM = 64 << 20
+"""Bytes: for all that is not memory, and others who write meanwhile."""
 
 
 def _require_same_kernel(header: Header, kernel_id: str) -> None:

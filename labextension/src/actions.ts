@@ -7,7 +7,7 @@ import type { Kernel, ServiceManager } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { CommandRegistry } from '@lumino/commands';
 
-import type { SnapshotError } from './api';
+import { SnapshotError } from './api';
 import {
   baseName,
   formatBytes,
@@ -30,6 +30,11 @@ export class Actions {
   constructor(private readonly parts: Actions.IParts) {
     // What was not undone until then is deleted all the same.
     window.addEventListener('pagehide', () => this.flush());
+    parts.model.happened.connect((_, { action, operation, message, hint }) => {
+      if (action === 'failed' && operation === 'save') {
+        parts.notices.fail(new SnapshotError(message ?? '', hint));
+      }
+    });
   }
 
   /** Shows a snapshot in the panel. */
@@ -51,7 +56,7 @@ export class Actions {
           const take = (name?: string) =>
             model.client.checkpoint(
               kernelId,
-              { ...options, name, warm: settings.now.warm },
+              { ...options, name, warm: settings.now.warm, until: 'live' },
               follow(cancel, report, progress)
             );
           if (options.name !== undefined) {

@@ -85,6 +85,8 @@ export interface ICheckpointOptions {
   name?: string;
   note?: string;
   warm?: boolean;
+  /** The state of the snapshot in which that is done. */
+  until?: 'durable' | 'live';
 }
 
 /** What can be said of a restore. */
@@ -270,7 +272,7 @@ export class SnapshotClient {
 
 /** The event with which an operation that goes well ends. */
 const LAST: Record<Operation, Action> = {
-  checkpoint: 'durable',
+  checkpoint: 'created',
   hibernate: 'hibernated',
   restore: 'restored',
   resume: 'restored',

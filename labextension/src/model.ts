@@ -321,7 +321,7 @@ export class SnapshotModel implements IDisposable {
 
 /** Whether a snapshot is whole, and its kernel can be brought back to it. */
 export function isUsable({ state, kernel_id }: ISnapshot): boolean {
-  return kernel_id !== '' && ['memory', 'warm', 'durable'].includes(state);
+  return kernel_id !== '' && ['live', 'memory', 'warm', 'durable'].includes(state);
 }
 
 /** Whether a snapshot can never be used. */

@@ -244,7 +244,8 @@ export interface ISnapshotEvent {
   /** The snapshot that the kernel is at now; of a fork, the new kernel. */
   position?: string;
   fraction?: number;
-  operation?: Operation;
+  /** `save`: a snapshot that could be restored already did not get onto the disk. */
+  operation?: Operation | 'save';
   task?: string;
   message?: string;
   hint?: string;
