@@ -42,7 +42,7 @@ from jupyter_cr.kernels.connection import (
 from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store, TwinLimits
 from jupyter_cr.store.places import AnyStore, open_store
-from jupyter_cr.store.retention import RETENTION_VARIABLE
+from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
 from jupyter_cr.store.snapshot import HIBERNATED
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ __all__ = [
     "twins_cost",
     "verify_snapshot",
     "verify_snapshots",
+    "within_policy",
 ]
 
 Progress = Callable[[str, float], None]
@@ -759,7 +760,7 @@ def remove_snapshots(names: Sequence[str], *, store: AnyStore | None = None) -> 
 
 
 def prune_snapshots(
-    policy: str, *, dry_run: bool = False, store: Store | None = None
+    policy: str, *, dry_run: bool = False, store: AnyStore | None = None
 ) -> Pruned:
     """Remove the snapshots that a policy does not keep, or only say which those are.
 
@@ -785,6 +786,23 @@ def twins_cost(*, store: Store | None = None) -> int:
 def retention_policy() -> str:
     """The one that is to be applied whenever a snapshot has been taken; empty if none."""
     return os.environ.get(RETENTION_VARIABLE, "").strip()
+
+
+@contextmanager
+def within_policy() -> Iterator[None]:
+    """Where a snapshot is taken, and no server keeps house: at the end, what the policy of
+    the environment does not keep is removed.
+
+    Raises:
+        UsageError: it is not understood; nothing has been done yet.
+    """
+    if policy := retention_policy():
+        parse_policy(policy)
+    yield
+    if policy:
+        # The snapshot is there, whether or not others can go.
+        with suppress(ImageError, StorageError):
+            prune_snapshots(policy)
 
 
 def collect_garbage(
@@ -889,7 +907,7 @@ def tag_snapshot(
     add: Sequence[str] = (),
     remove: Sequence[str] = (),
     *,
-    store: Store | None = None,
+    store: AnyStore | None = None,
 ) -> tuple[str, ...]:
     """Give a snapshot tags, and take some away; those that it has now.
 
@@ -930,7 +948,7 @@ def trust_snapshot(
     return store.summary(name)
 
 
-def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:
+def rename_snapshot(name: str, new_name: str, *, store: AnyStore | None = None) -> None:
     """Give a snapshot another name.
 
     Raises:

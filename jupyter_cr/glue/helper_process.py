@@ -80,15 +80,19 @@ def _run_engine(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint(request: HelperRequest) -> dict[str, Any]:
+    # Imported where needed: 50 ms.
+    from jupyter_cr.operations import within_policy
+
     arguments = {k: request.arguments.get(k) for k in ("name", "note", "warm")}
-    return _run_engine(
-        {
-            "op": "checkpoint",
-            "target": str(request.pid),
-            "connection_file": request.connection_file,
-            **{key: value for key, value in arguments.items() if value is not None},
-        }
-    )
+    with within_policy():
+        return _run_engine(
+            {
+                "op": "checkpoint",
+                "target": str(request.pid),
+                "connection_file": request.connection_file,
+                **{key: value for key, value in arguments.items() if value is not None},
+            }
+        )
 
 
 def _restore(request: HelperRequest) -> dict[str, Any]:
