@@ -42,6 +42,7 @@ from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
+from jupyter_cr.store.snapshot import FOR_A_FORK
 
 __all__ = [
     "Emit",
@@ -50,7 +51,6 @@ __all__ = [
 ]
 
 BEFORE_RESTORE = "before restore"
-FOR_A_FORK = "for a fork"
 
 
 class Emit(Protocol):

@@ -1,0 +1,205 @@
+"""The process outside that makes forks of one process, and ends them: whatever happens to
+whoever has asked for them, its hanging up ends them, and removes their snapshot.
+
+It reads lines of JSON with an ``op``, and answers each with one line as
+`jupyter_cr.kernels.lines` has them: ``fork`` makes one more, ``look`` tells whether it has
+ended, ``end`` ends it, ``keep`` takes a snapshot of it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from jupyter_cr import operations
+from jupyter_cr.engine.restore import restore_tree
+from jupyter_cr.errors import (
+    CheckpointRestoreError,
+    EngineError,
+    ImageError,
+    StorageError,
+    UsageError,
+)
+from jupyter_cr.glue.forking.keeping import keep_fork
+from jupyter_cr.image import NotebookFacts
+from jupyter_cr.kernels.lines import ErrorLine, Line, ResultLine
+from jupyter_cr.store import Store
+from jupyter_cr.store.snapshot import FOR_A_FORK
+
+__all__ = ["KeeperRequest", "keep_forks"]
+
+_END_LIMIT_S = 10.0
+
+
+class KeeperRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Forks of which process, and what its snapshot is to be called."""
+
+    name: str
+    pid: int
+    """As the keeper sees it."""
+    connection_file: str | None = None
+    notebook: NotebookFacts = NotebookFacts()
+    document: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Fork:
+    """One that was made. Its supervisor is our child."""
+
+    def __init__(self, pid: int, supervisor: int, ports: dict[int, int]) -> None:
+        self.pid = pid
+        self.ports = ports
+        self._supervisor = supervisor
+        self._root = os.pidfd_open(pid)
+        self._status: int | None = None
+
+    def look(self) -> int | None:
+        """Its exit code, or the negative number of the signal that ended it; None while
+        it lives."""
+        if self._status is None:
+            pid, status = os.waitpid(self._supervisor, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status
+
+    def end(self) -> int:
+        """End all of it, if it lives."""
+        if (status := self.look()) is not None:
+            return status
+        supervisor = os.pidfd_open(self._supervisor)
+        try:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._root, signal.SIGKILL)
+            if not select.select([supervisor], [], [], _END_LIMIT_S)[0]:
+                # With pid 1 of its namespace, everything in it ends.
+                signal.pidfd_send_signal(supervisor, signal.SIGKILL)
+        finally:
+            os.close(supervisor)
+        _, raw = os.waitpid(self._supervisor, 0)
+        self._status = os.waitstatus_to_exitcode(raw)
+        return self._status
+
+    def close(self) -> None:
+        os.close(self._root)
+
+
+class _Keeper:
+    def __init__(self, request: KeeperRequest, report: operations.Progress) -> None:
+        self._name = request.name
+        self._store = Store()
+        self._forks: dict[int, _Fork] = {}
+        document = bytes(request.document)
+        self._taken = operations.checkpoint(
+            str(request.pid),
+            connection_file=(
+                Path(request.connection_file) if request.connection_file else None
+            ),
+            name=request.name,
+            warm=True,
+            notebook=request.notebook,
+            document=b"" if document == b"null" else document,
+            automatic=FOR_A_FORK,
+            store=self._store,
+            progress=report,
+        )
+
+    def answer(self, op: str, arguments: dict[str, Any]) -> object:
+        known: dict[str, Callable[..., object]] = {
+            "fork": self._fork,
+            "look": self._look,
+            "end": self._end,
+            "keep": self._keep,
+        }
+        if op not in known:
+            raise UsageError(f"There is no operation {op!r}.")
+        return known[op](**arguments)
+
+    def _fork(self) -> dict[str, object]:
+        with self._store.open(self._name) as reader:
+            outcome = restore_tree(
+                reader, mode="fork", name=self._name, ports={}, asked_within=True
+            )
+        number = len(self._forks)
+        self._forks[number] = _Fork(outcome.pid, outcome.supervisor_pid, outcome.ports)
+        return {"number": number, "warnings": outcome.warnings}
+
+    def _look(self, number: int) -> dict[str, object]:
+        return {"status": self._forks[number].look()}
+
+    def _end(self, number: int) -> dict[str, object]:
+        return {"status": self._forks[number].end()}
+
+    def _keep(self, number: int, name: str, automatic: str = "") -> dict[str, object]:
+        fork = self._forks[number]
+        with self._store.open(self._name) as reader:
+            keep_fork(
+                self._store,
+                reader,
+                fork.pid,
+                fork.ports,
+                name,
+                automatic=automatic,
+                parent=self._taken.parent,
+            )
+        return {"name": name}
+
+    def clear(self) -> None:
+        """End all forks, and remove their snapshot."""
+        for fork in self._forks.values():
+            fork.end()
+            fork.close()
+        with suppress(ImageError, StorageError):
+            self._store.remove([self._name])
+        self._store.close()
+
+
+def keep_forks(
+    request: KeeperRequest,
+    lines: BinaryIO,
+    say: Callable[[Line], None],
+    on_thaw: Callable[[], None] = lambda: None,
+    on_taken: Callable[[], None] = lambda: None,
+) -> None:
+    """Do all that is asked for, until nobody asks any more.
+
+    Args:
+        lines: what is asked.
+        say: answers.
+        on_thaw: called when the process goes on.
+        on_taken: called when its snapshot is complete.
+    """
+
+    def report(phase: str, fraction: float) -> None:
+        if phase != "freeze":
+            on_thaw()
+
+    try:
+        keeper = _Keeper(request, report)
+    except CheckpointRestoreError as error:
+        say(ErrorLine.of(error))
+        return
+    try:
+        on_taken()
+        say(ResultLine.of({"name": request.name}))
+        for op, arguments in _iter_asked(lines):
+            try:
+                say(ResultLine.of(keeper.answer(op, arguments)))
+            except CheckpointRestoreError as error:
+                say(ErrorLine.of(error))
+            except Exception as error:  # noqa: BLE001 - whoever asks must get an answer
+                say(ErrorLine.of(EngineError(f"{type(error).__name__}: {error}")))
+    finally:
+        keeper.clear()
+
+
+def _iter_asked(lines: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    with suppress(ConnectionError):
+        for line in lines:
+            fields = msgspec.json.decode(line, type=dict[str, Any])
+            yield str(fields.pop("op", "")), fields
