@@ -176,7 +176,8 @@ class RunningFork:
                 self.end()
                 return outcome
             if self._forked.connection.closed:
-                outcome.error = _ended(self.end(), outcome)
+                outcome.error = _ended(self._session.wait(self._forked), outcome)
+                self.end()
                 return outcome
         return outcome
 
@@ -193,10 +194,11 @@ class RunningFork:
             raise ForkFailed(f"Fork {self.index} has ended.", "Make a new one.")
         self._session.keep(self._forked, name, automatic=automatic)
 
-    def end(self) -> str:
-        """End it now, and not with all others. How it ended, as a verb."""
-        forked, self._forked = self._forked, None
-        return self._session.end(forked) if forked is not None else "has ended"
+    def end(self) -> None:
+        """End it now, and not with all others."""
+        if self._forked is not None:
+            self._session.end(self._forked)
+            self._forked = None
 
     def __repr__(self) -> str:
         return f"<fork {self.index}{'' if self._forked else ', which has ended'}>"
@@ -347,7 +349,7 @@ class _Sweep:
             outcome = self.outcomes[index]
             is_done = connection in ready and _listen(connection, outcome, 0.0, None)
             if connection.closed:
-                outcome.error = _ended(session.end(forked), outcome)
+                outcome.error = _ended(session.wait(forked), outcome)
             elif not is_done and self._is_late(began):
                 outcome.error = _late(self._timeout)
             if is_done or outcome.error is not None:

@@ -3,7 +3,7 @@ whoever has asked for them, its hanging up ends them, and removes their snapshot
 
 It reads lines of JSON with an ``op``, and answers each with one line as
 `jupyter_cr.kernels.lines` has them: ``fork`` makes one more, ``look`` tells whether it has
-ended, ``end`` ends it, ``keep`` takes a snapshot of it.
+ended, ``wait`` when it has, ``end`` ends it, ``keep`` takes a snapshot of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ from jupyter_cr.store.snapshot import FOR_A_FORK
 __all__ = ["KeeperRequest", "keep_forks"]
 
 _END_LIMIT_S = 10.0
+_LOOK_S = 0.02
 
 
 class KeeperRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,29 +63,28 @@ class _Fork:
 
     def look(self) -> int | None:
         """Its exit code, or the negative number of the signal that ended it; None while
-        it lives."""
+        that is not known."""
         if self._status is None:
             pid, status = os.waitpid(self._supervisor, os.WNOHANG)
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status
 
-    def end(self) -> int:
-        """End all of it, if it lives."""
-        if (status := self.look()) is not None:
-            return status
-        supervisor = os.pidfd_open(self._supervisor)
-        try:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._root, signal.SIGKILL)
-            if not select.select([supervisor], [], [], _END_LIMIT_S)[0]:
-                # With pid 1 of its namespace, everything in it ends.
-                signal.pidfd_send_signal(supervisor, signal.SIGKILL)
-        finally:
-            os.close(supervisor)
-        _, raw = os.waitpid(self._supervisor, 0)
-        self._status = os.waitstatus_to_exitcode(raw)
-        return self._status
+    def wait(self) -> int | None:
+        """The same, when it has ended."""
+        deadline = time.monotonic() + _END_LIMIT_S
+        while (status := self.look()) is None and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        return status
+
+    def end(self) -> None:
+        """End all of it, if it lives. What had kept it ends by itself, as soon as Linux
+        has cleared the namespace: that may have to wait for whoever reaps orphans."""
+        if self.look() is not None:
+            return
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._root, signal.SIGKILL)
+        select.select([self._root], [], [], _END_LIMIT_S)
 
     def close(self) -> None:
         os.close(self._root)
@@ -113,6 +114,7 @@ class _Keeper:
         known: dict[str, Callable[..., object]] = {
             "fork": self._fork,
             "look": self._look,
+            "wait": self._wait,
             "end": self._end,
             "keep": self._keep,
         }
@@ -132,8 +134,11 @@ class _Keeper:
     def _look(self, number: int) -> dict[str, object]:
         return {"status": self._forks[number].look()}
 
-    def _end(self, number: int) -> dict[str, object]:
-        return {"status": self._forks[number].end()}
+    def _wait(self, number: int) -> dict[str, object]:
+        return {"status": self._forks[number].wait()}
+
+    def _end(self, number: int) -> None:
+        self._forks[number].end()
 
     def _keep(self, number: int, name: str, automatic: str = "") -> dict[str, object]:
         fork = self._forks[number]

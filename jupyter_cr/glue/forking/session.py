@@ -156,7 +156,7 @@ class Session:
         while (connection := self._accepted()) is None:
             status = self._status("look", made.number)
             if status is not None or time.monotonic() > deadline:
-                status = self._status("end", made.number)
+                self._outside.ask("end", number=made.number)
                 raise ForkFailed(f"A fork {_ended(status)} before it could do anything.")
         return Forked(made.number, connection)
 
@@ -174,14 +174,14 @@ class Session:
         connection.close()
         return None
 
-    def end(self, fork: Forked) -> str:
-        """End a fork, if it has not ended already.
-
-        Returns:
-            How it has ended, as a verb.
-        """
+    def end(self, fork: Forked) -> None:
+        """End a fork, if it has not ended already."""
         fork.connection.close()
-        return _ended(self._status("end", fork.number))
+        self._outside.ask("end", number=fork.number)
+
+    def wait(self, fork: Forked) -> str:
+        """How a fork has ended that is seen to be ending, as a verb."""
+        return _ended(self._status("wait", fork.number))
 
     def keep(self, fork: Forked, name: str, *, automatic: str = "") -> None:
         """Take a snapshot of a fork that waits for something to do. It can be restored
