@@ -45,7 +45,7 @@ def keep_fork(
     """
     (identity,) = original.records(Identity)
     back = {own: recorded for recorded, own in ports.items()}
-    with store.create(name, parent=parent, named=not automatic) as writer:
+    with store.create(name, parent=parent, named=not automatic, base=original) as writer:
         writer.add(
             msgspec.structs.replace(
                 original.header,
@@ -71,6 +71,9 @@ def keep_fork(
             )
         )
         writer.commit()
+    if kernel_id := original.header.kernel.kernel_id:
+        # It is the fork that is at the new one.
+        store.set_position(kernel_id, original.name)
 
 
 class _AsOriginal:

@@ -20,6 +20,8 @@ __all__ = ["current_shell", "run_call", "run_source"]
 
 Send = Callable[[Message], None]
 
+_HELD_LIMIT = 4096
+
 
 def current_shell() -> Any:
     """IPython's shell, if this process has one."""
@@ -109,8 +111,9 @@ class _Stream(io.TextIOBase):
     """In place of ``sys.stdout`` or ``sys.stderr``."""
 
     def __init__(self, name: str, send: Send) -> None:
-        self._name = name
+        self.name = name
         self._send = send
+        self._held = ""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -120,9 +123,16 @@ class _Stream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        if text:
-            self._send(Printed(self._name, text))
+        # Not a message for each word.
+        self._held += text
+        if "\n" in text or "\r" in text or len(self._held) > _HELD_LIMIT:
+            self.flush()
         return len(text)
+
+    def flush(self) -> None:
+        held, self._held = self._held, ""
+        if held:
+            self._send(Printed(self.name, held))
 
 
 @contextmanager
@@ -132,12 +142,20 @@ def _sent(send: Send, values: list[object] | None = None) -> Iterator[None]:
     Args:
         values: gets what is shown as the value of an expression.
     """
+    streams = [_Stream(name, send) for name in ("stdout", "stderr")]
+
+    def send_shown(message: Message) -> None:
+        for stream in streams:
+            stream.flush()
+        send(message)
+
     with ExitStack() as undo:
-        for name in ("stdout", "stderr"):
-            undo.callback(setattr, sys, name, getattr(sys, name))
-            setattr(sys, name, _Stream(name, send))
+        for stream in streams:
+            undo.callback(setattr, sys, stream.name, getattr(sys, stream.name))
+            setattr(sys, stream.name, stream)
+            undo.callback(stream.flush)
         if (shell := current_shell()) is not None:
-            _send_shown(shell, send, values, undo)
+            _send_shown(shell, send_shown, values, undo)
         yield
 
 
