@@ -21,6 +21,7 @@ import msgspec
 
 from jupyter_cr import operations
 from jupyter_cr.engine.restore import restore_tree
+from jupyter_cr.engine.waiter import become_waiter
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     EngineError,
@@ -51,21 +52,31 @@ class KeeperRequest(msgspec.Struct, frozen=True, kw_only=True):
     document: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Fork:
-    """One that was made. Its supervisor is our child."""
+class _Made(msgspec.Struct):
+    """A tree that one of our children has made, and stays with."""
 
-    def __init__(self, pid: int, supervisor: int, ports: dict[int, int]) -> None:
-        self.pid = pid
-        self.ports = ports
-        self._supervisor = supervisor
-        self._root = os.pidfd_open(pid)
+    pid: int
+    """Of its root."""
+    ports: dict[int, int]
+    """Recorded -> now."""
+    warnings: tuple[str, ...]
+
+
+class _Fork:
+    """One that was made; `waiter`: our child that ends as its root ends."""
+
+    def __init__(self, made: _Made, waiter: int) -> None:
+        self.pid = made.pid
+        self.ports = made.ports
+        self._waiter = waiter
+        self._root = os.pidfd_open(made.pid)
         self._status: int | None = None
 
     def look(self) -> int | None:
         """Its exit code, or the negative number of the signal that ended it; None while
         that is not known."""
         if self._status is None:
-            pid, status = os.waitpid(self._supervisor, os.WNOHANG)
+            pid, status = os.waitpid(self._waiter, os.WNOHANG)
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status
@@ -123,13 +134,16 @@ class _Keeper:
         return known[op](**arguments)
 
     def _fork(self) -> dict[str, object]:
-        with self._store.open(self._name) as reader:
-            outcome = restore_tree(
-                reader, mode="fork", name=self._name, ports={}, asked_within=True
-            )
+        # In a child of ours: the engine takes all children of its process for its own.
+        answer, waiter = _apart(lambda: _make_fork(self._name))
+        try:
+            made = msgspec.json.decode(answer, type=_Made)
+        except msgspec.MsgspecError:
+            os.waitpid(waiter, 0)
+            raise _error_in(answer) from None
         number = len(self._forks)
-        self._forks[number] = _Fork(outcome.pid, outcome.supervisor_pid, outcome.ports)
-        return {"number": number, "warnings": outcome.warnings}
+        self._forks[number] = _Fork(made, waiter)
+        return {"number": number, "warnings": made.warnings}
 
     def _look(self, number: int) -> dict[str, object]:
         return {"status": self._forks[number].look()}
@@ -142,16 +156,24 @@ class _Keeper:
 
     def _keep(self, number: int, name: str, automatic: str = "") -> dict[str, object]:
         fork = self._forks[number]
-        with self._store.open(self._name) as reader:
-            keep_fork(
-                self._store,
-                reader,
-                fork.pid,
-                fork.ports,
-                name,
-                automatic=automatic,
-                parent=self._taken.parent,
-            )
+
+        def keep() -> tuple[object, int]:
+            with Store() as store, store.open(self._name) as reader:
+                keep_fork(
+                    store,
+                    reader,
+                    fork.pid,
+                    fork.ports,
+                    name,
+                    automatic=automatic,
+                    parent=self._taken.parent,
+                )
+            return {"name": name}, 0
+
+        answer, child = _apart(keep)
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise _error_in(answer)
         return {"name": name}
 
     def clear(self) -> None:
@@ -162,6 +184,57 @@ class _Keeper:
         with suppress(ImageError, StorageError):
             self._store.remove([self._name])
         self._store.close()
+
+
+def _make_fork(name: str) -> tuple[object, int]:
+    with Store() as store, store.open(name) as reader:
+        outcome = restore_tree(reader, mode="fork", name=name, ports={}, asked_within=True)
+    made = _Made(outcome.pid, outcome.ports, outcome.warnings)
+    return made, outcome.supervisor_pid
+
+
+def _apart(work: Callable[[], tuple[object, int]]) -> tuple[bytes, int]:
+    """Do something in a child of ours, which then waits for what it has made.
+
+    Args:
+        work: gives the answer, and the pid of what is to be waited for, or 0.
+
+    Returns:
+        The answer in JSON, or an `ErrorLine`; and the child.
+    """
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(readable)
+            answer, made = work()
+            _write_all(writable, msgspec.json.encode(answer))
+            if made:
+                become_waiter(made)
+            os._exit(0)
+        except CheckpointRestoreError as error:
+            _write_all(writable, msgspec.json.encode(ErrorLine.of(error)))
+        except BaseException as error:  # noqa: BLE001 - must not go on as the keeper
+            failure = EngineError(f"{type(error).__name__}: {error}")
+            _write_all(writable, msgspec.json.encode(ErrorLine.of(failure)))
+        finally:
+            os._exit(1)
+    os.close(writable)
+    with open(readable, "rb") as file:
+        return file.read(), child
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
+
+
+def _error_in(answer: bytes) -> CheckpointRestoreError:
+    try:
+        line = msgspec.json.decode(answer, type=ErrorLine)
+    except msgspec.MsgspecError:
+        return EngineError("The process that was to make a fork has ended.", "Try again.")
+    return line.as_error()
 
 
 def keep_forks(
