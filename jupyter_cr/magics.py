@@ -32,6 +32,8 @@ from jupyter_cr.glue.ipython import ShellGlue
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
+    from jupyter_cr.glue.rollback import Rollback
+
 __all__ = ["CheckpointMagics", "load_ipython_extension", "unload_ipython_extension"]
 
 _NAMED = ("restore", "fork")
@@ -102,28 +104,62 @@ class CheckpointMagics(Magics):
                     "--rollback is for a cell that may fail.",
                     "Begin the cell with %%checkpoint --rollback.",
                 )
+        rollback = self._rollback() if arguments.rollback else None
         with _shown_plainly():
             taken = api.checkpoint(
                 arguments.name, _unquoted(arguments.note), warm=arguments.warm
             )
         if cell is None or not taken.is_original:
+            if rollback is not None and (error := rollback.find()) is not None:
+                print(  # noqa: T201 - that is how a magic speaks
+                    f"The cell failed. This is snapshot {taken.name!r}, from before it.",
+                    file=sys.stderr,
+                )
+                raise error
             return taken
         for warning in taken.warnings:
             print(warning, file=sys.stderr)  # noqa: T201 - that is how a magic speaks
-        self._run(cell, taken.name, rollback=arguments.rollback)
+        if rollback is None:
+            self._run(cell, taken.name)
+        else:
+            self._run_or_go_back(cell, taken.name, rollback)
         return None
 
-    def _run(self, cell: str, snapshot: str, *, rollback: bool) -> None:
+    def _rollback(self) -> Rollback:
+        # Imported where needed: by few.
+        from jupyter_cr.glue.rollback import Rollback
+
+        return Rollback()
+
+    def _run_or_go_back(self, cell: str, snapshot: str, rollback: Rollback) -> None:
+        from jupyter_cr.glue.forking.running import telling
+
+        assert self.shell is not None
+        told: list[str] = []
+        with telling(self.shell, told):
+            result: ExecutionResult = self.shell.run_cell(cell, store_history=False)
+        error = result.error_before_exec or result.error_in_exec
+        if error is None:
+            return
+        if not isinstance(error, KeyboardInterrupt):
+            try:
+                rollback.leave(error, tuple(told))
+                # What had raised may have changed anything: not worth keeping.
+                api.restore(snapshot, keep=False)
+            except CheckpointRestoreError as failure:
+                rollback.forget()
+                print(  # noqa: T201 - that is how a magic speaks
+                    f"The cell failed, and what it has changed is still so: {failure}",
+                    file=sys.stderr,
+                )
+        _show_as(error, "\n".join(told))
+        raise error
+
+    def _run(self, cell: str, snapshot: str) -> None:
         assert self.shell is not None
         result: ExecutionResult = self.shell.run_cell(cell, store_history=False)
         error = result.error_before_exec or result.error_in_exec
         if error is None:
-            return
-        if rollback and not isinstance(error, KeyboardInterrupt):
-            _print(f"The cell failed. Going back to snapshot {snapshot!r} ...")
-            with _shown_plainly():
-                # What had raised may have changed anything: not worth keeping.
-                api.restore(snapshot, keep=False)
             return
         # The traceback has been shown. Raised again so that what comes after this cell,
         # as in "Run All", does not run.
@@ -215,10 +251,6 @@ class CheckpointMagics(Magics):
         arguments = parse_argstring(self.undo, line)
         with _shown_plainly():
             return api.undo(arguments.steps)
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - that is how a magic speaks
 
 
 def _require(is_so: bool, otherwise: str) -> None:

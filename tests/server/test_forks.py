@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_a_fork_takes_the_place(
 def test_a_fork_that_fails_takes_no_place(server: Server, front_end: FrontEnd) -> None:
     reply = front_end.reply(front_end.execute("%%fork --adopt --keep it\nx = 1\n1/0"))
     assert (reply.status, reply.content["ename"]) == ("error", "ZeroDivisionError")
-    assert "x = 1" in "".join(reply.content["traceback"])
+    assert "x = 1" in re.sub(r"\x1b\[[\d;]*m", "", "".join(reply.content["traceback"]))
     assert front_end.value("x") == "40"
     nothing_is_left(server)
 
@@ -181,3 +182,25 @@ def test_forks_do_not_fork_for_ever(server: Server, front_end: FrontEnd) -> None
     time.sleep(1)
     assert (server.root / "count").read_text() == "affbc"
     nothing_is_left(server)
+
+
+def test_a_cell_that_raises_is_rolled_back(
+    server: Server, kernel_id: str, front_end: FrontEnd
+) -> None:
+    """With others sent behind it, which are not run."""
+    cells = ["%%checkpoint before --rollback\nx = 1\n1/0", "x += 100"]
+    requests = [front_end.execute(cell, f"cell-{n}") for n, cell in enumerate(cells)]
+
+    assert statuses(front_end, requests) == ["error", "aborted"]
+    reply = front_end.reply(requests[0])
+    assert reply.content["ename"] == "ZeroDivisionError"
+    shown = [m["content"] for m in reply.messages if m["msg_type"] == "error"]
+    assert [each["ename"] for each in shown] == ["ZeroDivisionError"]
+    assert "1/0" in re.sub(r"\x1b\[[\d;]*m", "", "".join(shown[0]["traceback"]))
+    assert "from before it" in reply.text
+    assert front_end.value("x") == "40"
+    assert own_snapshots(server) == ["before"]
+    # Brought back from outside, it has not failed, and goes on with what waits.
+    server.do(f"kernels/{kernel_id}/restore", snapshot="before", keep=False)
+    assert front_end.value("x") == "140"
+    assert not list((server.user.home / "runtime").rglob("rollback-*"))

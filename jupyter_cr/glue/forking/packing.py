@@ -79,7 +79,9 @@ def unpack_error(raised: Raised) -> BaseException:
         with suppress(Exception):
             error = pickle.loads(raised.pickled)
     if not isinstance(error, BaseException):
-        error = ForkFailed(f"{raised.type_name}: {raised.message}")
+        # By the name that it has there.
+        name = raised.type_name.rpartition(".")[2]
+        error = type(name, (ForkFailed,), {})(raised.message)
     error.__cause__ = _There("\n".join(raised.traceback))
     vars(error)["_render_traceback_"] = lambda: list(raised.traceback)
     return error

@@ -16,7 +16,7 @@ from typing import Any
 from jupyter_cr.glue.forking.messages import Finished, Message, Printed, Shown
 from jupyter_cr.glue.forking.packing import pack, pack_error
 
-__all__ = ["current_shell", "run_call", "run_source"]
+__all__ = ["current_shell", "run_call", "run_source", "telling"]
 
 Send = Callable[[Message], None]
 
@@ -57,7 +57,7 @@ def run_source(code: str, variables: Mapping[str, object], send: Send) -> Finish
     began = time.perf_counter()
     values: list[object] = []
     told: list[str] = []
-    with _sent(send, values), _telling(shell, told):
+    with _sent(send, values), telling(shell, told):
         result = shell.run_cell(code, store_history=False)
         error = result.error_before_exec or result.error_in_exec
         if error is not None:
@@ -94,8 +94,12 @@ def _told(error: BaseException) -> tuple[str, ...]:
 
 
 @contextmanager
-def _telling(shell: Any, told: list[str]) -> Iterator[None]:
-    """Tracebacks are kept, not shown (InteractiveShell._showtraceback)."""
+def telling(shell: Any, told: list[str]) -> Iterator[None]:
+    """Tracebacks are kept, not shown (InteractiveShell._showtraceback).
+
+    Args:
+        told: gets the lines of the last one.
+    """
 
     def keep(kind: object, value: object, lines: list[str]) -> None:
         told[:] = lines
@@ -200,8 +204,10 @@ def _send_shown(
             data, metadata = shell.display_formatter.format(value)
             send(Shown(data, metadata, {}, update=False, is_result=True))
 
-    undo.callback(setattr, sys, "displayhook", sys.displayhook)
-    sys.displayhook = show
+    # Within a cell, and where there is none.
+    for holder, name in ((sys, "displayhook"), (shell.display_trap, "hook")):
+        undo.callback(setattr, holder, name, getattr(holder, name))
+        setattr(holder, name, show)
     # Nobody could answer a question.
     if (kernel := getattr(shell, "kernel", None)) is not None:
         undo.callback(setattr, kernel, "_allow_stdin", kernel._allow_stdin)
