@@ -9,10 +9,12 @@ the end of the file instead of an answer.
 from __future__ import annotations
 
 import socket
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
@@ -20,6 +22,7 @@ from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess
 from jupyter_cr.glue.helper import Helper, connection_file
 from jupyter_cr.glue.hooks import catch_up
 from jupyter_cr.glue.whereabouts import Role, Whereabouts, find_out
+from jupyter_cr.kernels.glue_protocol import LOOKED_AT, look_address
 from jupyter_cr.kernels.lines import ErrorLine, ResultLine, StartedLine, decode_line
 from jupyter_cr.kernels.socket_address import short_address
 
@@ -124,6 +127,8 @@ def converse(op: str, **arguments: Any) -> Conversation | Copied:
 
 def _lost(op: str, answer: _Lost, before: Whereabouts) -> Copied:
     here = find_out()
+    if here.snapshot.startswith(LOOKED_AT):
+        _be_looked_at(here.snapshot.removeprefix(LOOKED_AT))
     if here == before:
         raise CheckpointRestoreError(
             f"Whoever was asked for the {op} has ended, or has hung up, before it was "
@@ -147,6 +152,23 @@ class _Lost(msgspec.Struct):
     """The end of the file came first."""
 
     said: str = ""
+
+
+def _be_looked_at(token: str) -> NoReturn:
+    """This is a copy that is to say what variables it has, and nothing else: it waits here
+    for its end."""
+    # Imported where needed: by hardly anybody.
+    from jupyter_cr.kernels import inspector
+
+    report: Callable[[Any], str] = inspector.report_shell
+    shell = None
+    if (module := sys.modules.get("IPython")) is not None:
+        shell = module.get_ipython()
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(look_address(token))
+        channel.sendall(report(shell).encode())
+    while True:
+        time.sleep(1000)
 
 
 def _copied(here: Whereabouts) -> Copied:

@@ -8,10 +8,6 @@ ended, ``wait`` when it has, ``end`` ends it, ``keep`` takes a snapshot of it.
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +16,6 @@ from typing import Any, BinaryIO
 import msgspec
 
 from jupyter_cr import operations
-from jupyter_cr.engine.restore import restore_tree
-from jupyter_cr.engine.waiter import become_waiter
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     EngineError,
@@ -32,13 +26,11 @@ from jupyter_cr.errors import (
 from jupyter_cr.glue.forking.keeping import keep_fork
 from jupyter_cr.image import NotebookFacts
 from jupyter_cr.kernels.lines import ErrorLine, Line, ResultLine
+from jupyter_cr.kernels.throwaway import ThrowAway, apart
 from jupyter_cr.store import Store
 from jupyter_cr.store.snapshot import FOR_A_FORK
 
 __all__ = ["KeeperRequest", "keep_forks"]
-
-_END_LIMIT_S = 10.0
-_LOOK_S = 0.02
 
 
 class KeeperRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,60 +44,11 @@ class KeeperRequest(msgspec.Struct, frozen=True, kw_only=True):
     document: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Made(msgspec.Struct):
-    """A tree that one of our children has made, and stays with."""
-
-    pid: int
-    """Of its root."""
-    ports: dict[int, int]
-    """Recorded -> now."""
-    warnings: tuple[str, ...]
-
-
-class _Fork:
-    """One that was made; `waiter`: our child that ends as its root ends."""
-
-    def __init__(self, made: _Made, waiter: int) -> None:
-        self.pid = made.pid
-        self.ports = made.ports
-        self._waiter = waiter
-        self._root = os.pidfd_open(made.pid)
-        self._status: int | None = None
-
-    def look(self) -> int | None:
-        """Its exit code, or the negative number of the signal that ended it; None while
-        that is not known."""
-        if self._status is None:
-            pid, status = os.waitpid(self._waiter, os.WNOHANG)
-            if pid:
-                self._status = os.waitstatus_to_exitcode(status)
-        return self._status
-
-    def wait(self) -> int | None:
-        """The same, when it has ended."""
-        deadline = time.monotonic() + _END_LIMIT_S
-        while (status := self.look()) is None and time.monotonic() < deadline:
-            time.sleep(_LOOK_S)
-        return status
-
-    def end(self) -> None:
-        """End all of it, if it lives. What had kept it ends by itself, as soon as Linux
-        has cleared the namespace: that may have to wait for whoever reaps orphans."""
-        if self.look() is not None:
-            return
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._root, signal.SIGKILL)
-        select.select([self._root], [], [], _END_LIMIT_S)
-
-    def close(self) -> None:
-        os.close(self._root)
-
-
 class _Keeper:
     def __init__(self, request: KeeperRequest, report: operations.Progress) -> None:
         self._name = request.name
         self._store = Store()
-        self._forks: dict[int, _Fork] = {}
+        self._forks: dict[int, ThrowAway] = {}
         document = bytes(request.document)
         self._taken = operations.checkpoint(
             str(request.pid),
@@ -134,16 +77,10 @@ class _Keeper:
         return known[op](**arguments)
 
     def _fork(self) -> dict[str, object]:
-        # In a child of ours: the engine takes all children of its process for its own.
-        answer, waiter = _apart(lambda: _make_fork(self._name))
-        try:
-            made = msgspec.json.decode(answer, type=_Made)
-        except msgspec.MsgspecError:
-            os.waitpid(waiter, 0)
-            raise _error_in(answer) from None
+        fork = ThrowAway(self._name, self._name)
         number = len(self._forks)
-        self._forks[number] = _Fork(made, waiter)
-        return {"number": number, "warnings": made.warnings}
+        self._forks[number] = fork
+        return {"number": number, "warnings": fork.warnings}
 
     def _look(self, number: int) -> dict[str, object]:
         return {"status": self._forks[number].look()}
@@ -168,12 +105,9 @@ class _Keeper:
                     automatic=automatic,
                     parent=self._taken.parent,
                 )
-            return {"name": name}, 0
+            return None, 0
 
-        answer, child = _apart(keep)
-        _, status = os.waitpid(child, 0)
-        if status:
-            raise _error_in(answer)
+        apart(keep)
         return {"name": name}
 
     def clear(self) -> None:
@@ -184,57 +118,6 @@ class _Keeper:
         with suppress(ImageError, StorageError):
             self._store.remove([self._name])
         self._store.close()
-
-
-def _make_fork(name: str) -> tuple[object, int]:
-    with Store() as store, store.open(name) as reader:
-        outcome = restore_tree(reader, mode="fork", name=name, ports={}, asked_within=True)
-    made = _Made(outcome.pid, outcome.ports, outcome.warnings)
-    return made, outcome.supervisor_pid
-
-
-def _apart(work: Callable[[], tuple[object, int]]) -> tuple[bytes, int]:
-    """Do something in a child of ours, which then waits for what it has made.
-
-    Args:
-        work: gives the answer, and the pid of what is to be waited for, or 0.
-
-    Returns:
-        The answer in JSON, or an `ErrorLine`; and the child.
-    """
-    readable, writable = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(readable)
-            answer, made = work()
-            _write_all(writable, msgspec.json.encode(answer))
-            if made:
-                become_waiter(made)
-            os._exit(0)
-        except CheckpointRestoreError as error:
-            _write_all(writable, msgspec.json.encode(ErrorLine.of(error)))
-        except BaseException as error:  # noqa: BLE001 - must not go on as the keeper
-            failure = EngineError(f"{type(error).__name__}: {error}")
-            _write_all(writable, msgspec.json.encode(ErrorLine.of(failure)))
-        finally:
-            os._exit(1)
-    os.close(writable)
-    with open(readable, "rb") as file:
-        return file.read(), child
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(fd, content) :]
-
-
-def _error_in(answer: bytes) -> CheckpointRestoreError:
-    try:
-        line = msgspec.json.decode(answer, type=ErrorLine)
-    except msgspec.MsgspecError:
-        return EngineError("The process that was to make a fork has ended.", "Try again.")
-    return line.as_error()
 
 
 def keep_forks(
