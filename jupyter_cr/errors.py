@@ -8,7 +8,8 @@
     ├── TargetError             3   the process or tree named cannot be worked on
     │   ├── NoSuchProcess
     │   ├── PermissionDenied    4
-    │   └── AlreadyTraced       5
+    │   ├── AlreadyTraced       5
+    │   └── ForkFailed         20   it has ended, or what it raised cannot be brought here
     ├── Unsupported             6   refused at checkpoint: it could not be restored
     ├── ImageError              7
     │   ├── CorruptImage        7
@@ -39,6 +40,7 @@ __all__ = [
     "CorruptImage",
     "EngineError",
     "FileChanged",
+    "ForkFailed",
     "FutureImage",
     "ImageError",
     "NameTaken",
@@ -115,6 +117,13 @@ class PermissionDenied(TargetError):
 
 class AlreadyTraced(TargetError):
     exit_code = 5
+
+
+class ForkFailed(TargetError):
+    """A fork that was to run something has ended before it was done; or it has raised
+    what cannot be brought here, and is named in the message."""
+
+    exit_code = 20
 
 
 class Unsupported(CheckpointRestoreError):

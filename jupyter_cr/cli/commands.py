@@ -304,6 +304,33 @@ def show(name: str, where: str, as_json: bool) -> None:
 
 
 @cr.command()
+@click.argument("before", metavar="NAME")
+@click.argument("after", metavar="[NAME]", required=False)
+@click.option(
+    "--variables/--no-variables",
+    default=True,
+    help="Look at variables, too: in forks, which are thrown away.",
+)
+@_json_option
+@_debug_option
+def diff(before: str, after: str | None, variables: bool, as_json: bool) -> None:
+    """How the second of two snapshots differs from the first: variables, the notebook,
+    processes and files, memory.
+
+    Without a second one, how what the kernel has now differs.
+    """
+    from jupyter_cr.cli.routing import compare
+
+    found = compare(before, after, variables=variables)
+    if as_json:
+        _print_json(found)
+    else:
+        from jupyter_cr.cli.comparison import show_comparison
+
+        show_comparison(found)
+
+
+@cr.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @_store_option
 @_json_option

@@ -25,9 +25,18 @@ from jupyter_cr.operations import (
 from jupyter_cr.store import Store
 
 if TYPE_CHECKING:
+    from jupyter_cr.comparing import Comparison
     from jupyter_cr.store.transfer import Transferred
 
-__all__ = ["checkpoint_target", "hibernate_target", "push_taken", "restore_snapshot"]
+__all__ = [
+    "checkpoint_target",
+    "compare",
+    "hibernate_target",
+    "push_taken",
+    "restore_snapshot",
+]
+
+FOR_A_COMPARISON = "for a comparison"
 
 
 class _Restored(msgspec.Struct):
@@ -87,6 +96,39 @@ def _take(
             **arguments,
             **ours,
         )
+
+
+def compare(before: str, after: str | None, *, variables: bool) -> Comparison:
+    """`jupyter_cr.comparing.compare_snapshots`, with what runs now if there is no second
+    snapshot.
+
+    Raises:
+        NoSuchProcess: what the snapshot is of does not run.
+    """
+    # Imported where needed: the engine.
+    from jupyter_cr.comparing import compare_snapshots
+
+    if after is not None:
+        return compare_snapshots(before, after, variables=variables)
+    with Store() as store:
+        with store.open(before) as reader:
+            header = reader.header
+        target = header.kernel.kernel_id or header.kernel.connection_file
+        name = store.suggest_name(f"now-{before}")
+    taken = _take(
+        target or str(header.pid),
+        "checkpoint",
+        {"name": name, "note": "", "warm": True},
+        None,
+        automatic=FOR_A_COMPARISON,
+    )
+    try:
+        return msgspec.structs.replace(
+            compare_snapshots(before, taken.name, variables=variables), after=""
+        )
+    finally:
+        with suppress(ImageError, StorageError), Store() as store:
+            store.remove([taken.name])
 
 
 def push_taken(name: str, where: str, progress: Progress | None) -> Transferred:

@@ -159,6 +159,14 @@ class ImageReader:
         """Where the pages are."""
         return self._map
 
+    def digest(self, pack: str, page: int) -> bytes:
+        """The hash of a page of a pack. Equal ones of one store are equal pages.
+
+        Raises:
+            CorruptImage: the pack is not there.
+        """
+        return self._pack(pack).digest(page)
+
     @property
     def usage(self) -> Mapping[str, Sequence[Interval]]:
         """Which pages of which pack it refers to."""

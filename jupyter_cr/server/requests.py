@@ -105,6 +105,8 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     keep: bool = True
     document: bool = False
     lazy: bool = False
+    queue: bool = False
+    """Run what waits in the snapshot, also if a cell of the kernel itself asks for it."""
 
     @property
     def subject(self) -> str | None:
@@ -124,7 +126,7 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
             keep=self.keep,
             document=self.document,
             lazy=self.lazy,
-            asked_within=asked_within,
+            asked_within=asked_within and not self.queue,
             progress=progress,
         )
 

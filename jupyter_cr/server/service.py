@@ -7,8 +7,15 @@ import asyncio
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -44,15 +51,16 @@ from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.saving import Saving
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
+from jupyter_cr.store.snapshot import FOR_A_FORK
 
 __all__ = [
+    "Basis",
     "Emit",
     "Requests",
     "SnapshotService",
 ]
 
 BEFORE_RESTORE = "before restore"
-FOR_A_FORK = "for a fork"
 
 
 class Emit(Protocol):
@@ -91,6 +99,19 @@ class Requests(Protocol):
 
     def held(self, kernel_id: str) -> AbstractContextManager[None]:
         """What is sent meanwhile waits until the end."""
+
+
+class Basis(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot of a kernel says of it, as of now."""
+
+    pid: int
+    connection_file: str
+    notebook: NotebookFacts
+    document: bytes
+    """Empty if there is none."""
+    go_on: Callable[[], None]
+    """To be called when the kernel has been let go: what is sent to it waits until
+    then."""
 
 
 class _Wanted(NamedTuple):
@@ -331,6 +352,35 @@ class SnapshotService:
         answer = msgspec.structs.replace(answer, **msgspec.structs.asdict(result))
         self._tell_taken(answer, path, "durable")
         await self._housekeeping.after(answer.name, has_twins=has_twins)
+
+    @asynccontextmanager
+    async def basis(self, kernel_id: str) -> AsyncIterator[Basis]:
+        """For a snapshot that somebody else takes of a kernel: nobody does anything else
+        with it meanwhile.
+
+        Raises:
+            NoSuchProcess: there is no such kernel.
+            TargetError: it runs elsewhere.
+        """
+        async with self._alone(kernel_id):
+            provisioner = self._provisioner(kernel_id)
+            manager = self._kernels.get_kernel(kernel_id)
+            path, kind = await self._documents.of_kernel(kernel_id)
+            content = await self._documents.read(path) if path else b""
+            with ExitStack() as until_frozen:
+                until_frozen.enter_context(self._requests.held(kernel_id))
+                yield Basis(
+                    pid=_pid(provisioner),
+                    connection_file=os.path.abspath(manager.connection_file),
+                    notebook=NotebookFacts(
+                        path=path,
+                        type=kind,
+                        running=self._requests.pending(kernel_id),
+                        session_name=self._documents.session_name(path),
+                    ),
+                    document=content or b"",
+                    go_on=until_frozen.close,
+                )
 
     async def hibernate(
         self, kernel_id: str, *, note: str = "", progress: Progress | None = None

@@ -6,10 +6,13 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
+__all__ = ["FOR_A_FORK", "HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
 
 HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
+
+FOR_A_FORK = "for a fork"
+"""The same of one that goes as soon as forks have been made of it."""
 
 State = Literal[
     "saving", "live", "memory", "warm", "durable", "corrupt", "future", "locked"
