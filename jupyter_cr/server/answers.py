@@ -107,7 +107,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     """Of those that match."""
     positions: dict[str, str] = {}
-    """Id of each kernel that they were taken of -> the snapshot that it last was at."""
+    """Id of each kernel that they were taken of, or that is at one of them -> the snapshot
+    that it last was at."""
 
 
 class TwinsAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -728,10 +728,11 @@ class SnapshotService:
             end = query.offset + query.limit if query.limit else None
             shown, total = wanted[query.offset : end], len(wanted)
         kernels = {snapshot.kernel_id for snapshot in shown}
+        names = {snapshot.name for snapshot in shown}
         positions = {
             kernel_id: name
             for kernel_id, name in self._store.positions().items()
-            if kernel_id in kernels
+            if kernel_id in kernels or name in names
         }
         return Page(snapshots=tuple(shown), total=total, positions=positions)
 

@@ -103,6 +103,7 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       targets,
       sleepers,
       settings,
+      services: serviceManager,
       trans
     });
     const showPanel = (snapshot?: string) => {

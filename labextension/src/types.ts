@@ -55,7 +55,8 @@ export interface ISnapshot {
 export interface IPage {
   snapshots: ISnapshot[];
   total: number;
-  /** Id of each kernel that they were taken of, and the snapshot that it last was at. */
+  /** Id of each kernel that they were taken of, or that is at one, and the snapshot that it
+   * last was at. */
   positions: { [kernelId: string]: string };
 }
 

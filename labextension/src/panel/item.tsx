@@ -10,11 +10,20 @@ import {
 import React, { useEffect, useRef } from 'react';
 
 import { ROW_CLASS } from '../commands';
-import { formatAge, formatBytes, formatTime, splitStamp } from '../format';
+import {
+  baseName,
+  formatAge,
+  formatBytes,
+  formatTime,
+  splitStamp
+} from '../format';
 import { forkIcon } from '../icons';
 import { isBroken, isHibernated, isUsable, type SnapshotModel } from '../model';
 import type { ISnapshot } from '../types';
+import { Branch, widthOf } from './branch';
 import { Details } from './details';
+import type { IBranch } from './lineage';
+import { HERE } from './whereabouts';
 
 /** A name that is cut off where least is lost: its age stands below. */
 function Name(props: { name: string }): JSX.Element {
@@ -52,8 +61,10 @@ interface IItemProps {
   actions: IItemActions;
   isExpanded: boolean;
   edited: IEdited['field'] | null;
-  /** Whether the kernel was last brought back to it. */
-  isHere: boolean;
+  /** Names of the notebooks of kernels that are at it, as `Whereabouts.at` says. */
+  kernels: readonly string[];
+  /** By lineage: where it stands there. */
+  branch?: IBranch;
   canRestore: boolean;
   trans: TranslationBundle;
 }
@@ -61,6 +72,7 @@ interface IItemProps {
 /** What a snapshot's row says to those who cannot see it. */
 export function describe(
   snapshot: ISnapshot,
+  kernels: readonly string[],
   trans: TranslationBundle
 ): string {
   return [
@@ -68,7 +80,13 @@ export function describe(
     snapshot.note,
     formatAge(snapshot.created),
     formatBytes(snapshot.bytes),
-    stateOf(snapshot, trans)
+    stateOf(snapshot, trans),
+    snapshot.parent && trans.__('after %1', snapshot.parent),
+    ...kernels.map(name =>
+      name === HERE
+        ? trans.__('the kernel is here')
+        : trans.__('the kernel of %1 is here', name)
+    )
   ]
     .filter(Boolean)
     .join(', ');
@@ -97,7 +115,7 @@ export function rowClass(
  * it has changed, however far the list is scrolled.
  */
 export const Item = React.memo((props: IItemProps): JSX.Element => {
-  const { snapshot, actions, isExpanded, edited, trans } = props;
+  const { snapshot, actions, branch, isExpanded, edited, trans } = props;
   const { name } = snapshot;
   const canBringBack = props.canRestore && isUsable(snapshot);
   const facts = [
@@ -138,7 +156,15 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
       </span>
     );
   }
-  if (snapshot.parent) {
+  if (branch?.path) {
+    facts.push(
+      <span key="path" title={branch.path}>
+        {trans.__('in %1', baseName(branch.path))}
+      </span>
+    );
+  }
+  // By lineage, the lines tell of it; unless it is left out.
+  if (snapshot.parent && (!branch || branch.isGap || branch.from === null)) {
     facts.push(
       <span
         key="parent"
@@ -148,9 +174,11 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
       </span>
     );
   }
+  const indent = { marginLeft: widthOf(branch) };
   return (
     <>
-      <div className="jp-cr-Item-main">
+      {branch && <Branch branch={branch} isHere={props.kernels.length > 0} />}
+      <div className="jp-cr-Item-main" style={indent}>
         <Caret
           isExpanded={isExpanded}
           label={
@@ -181,16 +209,24 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
                 <Name name={name} />
               </span>
             )}
-            {props.isHere && (
+            {props.kernels.map(name => (
               <span
+                key={name}
                 className="jp-cr-Badge jp-cr-mod-here"
-                title={trans.__(
-                  'What the kernel was last saved as, or brought back to'
-                )}
+                title={
+                  name === HERE
+                    ? trans.__(
+                        'What the kernel was last saved as, or brought back to'
+                      )
+                    : trans.__(
+                        'What the kernel of %1 was last saved as, or brought back to',
+                        name
+                      )
+                }
               >
-                {trans.__('here')}
+                {name === HERE ? trans.__('here') : name}
               </span>
-            )}
+            ))}
             {snapshot.tags.map(tag => (
               <span className="jp-cr-Badge" key={tag}>
                 {tag}
@@ -255,7 +291,7 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
         )}
       </div>
       {isExpanded && (
-        <div className="jp-cr-Item-inside">
+        <div className="jp-cr-Item-inside" style={indent}>
           {snapshot.problem && (
             <div className="jp-cr-mod-problem">{snapshot.problem}</div>
           )}

@@ -14,6 +14,7 @@ import {
   rowClass
 } from './item';
 import { type IGroup, type IItem, type Row, rowsOf } from './rows';
+import type { Whereabouts } from './whereabouts';
 
 /** How high rows are before they are measured, in pixels. */
 const GROUP_HEIGHT = 30;
@@ -27,7 +28,12 @@ const MARK_MS = 2000;
 
 interface IListProps {
   groups: readonly IGroup[];
+  /** Whether they are in the order in which they grew from each other. */
+  isByLineage: boolean;
   model: SnapshotModel;
+  whereabouts: Whereabouts;
+  /** The kernel that the person works with. */
+  kernelId: string;
   actions: Pick<IItemActions, 'restore' | 'fork' | 'commit'> & {
     remove: (names: readonly string[]) => void;
   };
@@ -41,7 +47,7 @@ interface IListProps {
  * is on the screen is in the page.
  */
 export function List(props: IListProps): JSX.Element {
-  const { groups, model, request, trans } = props;
+  const { groups, isByLineage, model, request, trans } = props;
   const [collapsed, setCollapsed] = useState<ReadonlySet<string>>(new Set());
   const [expanded, setExpanded] = useState<ReadonlySet<string>>(new Set());
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
@@ -94,6 +100,18 @@ export function List(props: IListProps): JSX.Element {
       row?.focus({ preventScroll: true });
     }
   });
+
+  // In another order, what somebody looked at is elsewhere; by lineage, what the kernel is at
+  // is what it is about.
+  const wasByLineage = useRef(isByLineage);
+  useEffect(() => {
+    if (wasByLineage.current !== isByLineage) {
+      wasByLineage.current = isByLineage;
+      const position = model.position(props.kernelId) ?? '';
+      const place = places.get(active) ?? places.get(position) ?? 0;
+      virtualizer.scrollToIndex(place, { align: 'auto' });
+    }
+  }, [isByLineage]);
 
   useEffect(() => {
     if (!request) {
@@ -204,7 +222,7 @@ export function List(props: IListProps): JSX.Element {
         if (isOpen) {
           flip();
         } else if (isItem) {
-          goTo(place - row.position);
+          goTo(places.get(row.above) ?? 0);
         }
       },
       Enter: flip,
@@ -314,18 +332,22 @@ export function List(props: IListProps): JSX.Element {
               );
             }
             const { snapshot } = row;
+            const kernels = props.whereabouts.at(
+              snapshot,
+              isByLineage ? props.kernelId : null
+            );
             const isSelected = selected.has(row.key);
             return (
               <div
                 {...common}
                 className={rowClass(snapshot, isSelected, marked === row.key)}
                 data-snapshot={snapshot.name}
-                aria-level={2}
+                aria-level={2 + (row.branch?.depth ?? 0)}
                 aria-posinset={row.position}
                 aria-setsize={row.size}
                 aria-selected={isSelected}
                 aria-expanded={expanded.has(row.key)}
-                aria-label={describe(snapshot, trans)}
+                aria-label={describe(snapshot, kernels, trans)}
                 onClick={event => select(row, event)}
                 onDoubleClick={() => actions.toggle(row.key)}
                 onContextMenu={() => {
@@ -342,7 +364,8 @@ export function List(props: IListProps): JSX.Element {
                   actions={actions}
                   isExpanded={expanded.has(row.key)}
                   edited={edited?.name === row.key ? edited.field : null}
-                  isHere={model.position(snapshot.kernel_id) === row.key}
+                  kernels={kernels}
+                  branch={row.branch}
                   canRestore={
                     model.canRestore && !model.activity(snapshot.kernel_id)
                   }
