@@ -16,7 +16,7 @@ from rich.tree import Tree
 if TYPE_CHECKING:
     from jupyter_cr.bundles import ImportResult
     from jupyter_cr.engine.describe import ProcessDescription, SnapshotDescription
-    from jupyter_cr.image.records import ProcessOutcome
+    from jupyter_cr.image.records import CellFacts, ProcessOutcome
     from jupyter_cr.operations import (
         CheckpointResult,
         RestoreResult,
@@ -287,6 +287,8 @@ def show_details(details: SnapshotDetails) -> None:
         ("after", snapshot.parent),
         ("tags", " ".join(snapshot.tags)),
         ("note", snapshot.note),
+        ("last cell", _cell(header.notebook.last_cell)),
+        ("running cell", _cell(header.notebook.running_cell)),
         ("size", _size(snapshot.bytes)),
         ("target", f"pid {header.pid} ({header.comm})"),
         ("kernel", header.kernel.kernel_name),
@@ -312,6 +314,10 @@ def show_details(details: SnapshotDetails) -> None:
     for process in content.processes:
         if process.descriptors:
             console.print(_descriptors(process))
+
+
+def _cell(cell: CellFacts | None) -> str:
+    return f"[{cell.number}] {cell.source}" if cell else ""
 
 
 def _process_tree(processes: Sequence[ProcessDescription]) -> Tree:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -66,6 +66,10 @@ class Requests(Protocol):
     def pending(self, kernel_id: str) -> tuple[RunningRequest, ...]:
         """Those that have not been answered."""
 
+    def describe(self, kernel_id: str, facts: NotebookFacts) -> NotebookFacts:
+        """Facts of a kernel's notebook, with these requests, and which cells have been
+        run."""
+
     def cells_run(self, kernel_id: str) -> int:
         """How many cells have been run since the last `settle`."""
 
@@ -75,7 +79,7 @@ class Requests(Protocol):
     def settle(
         self,
         kernel_id: str,
-        going_on: Collection[RunningRequest],
+        notebook: NotebookFacts,
         *,
         abort_held: bool = False,
     ) -> bool:
@@ -193,7 +197,6 @@ class SnapshotService:
                 facts = NotebookFacts(
                     path=path,
                     type=kind,
-                    running=self._requests.pending(kernel_id),
                     session_name=self._documents.session_name(path),
                 )
                 request = {
@@ -204,7 +207,7 @@ class SnapshotService:
                     "note": note,
                     "warm": warm,
                     "end": end,
-                    "notebook": facts,
+                    "notebook": self._requests.describe(kernel_id, facts),
                     "document": msgspec.Raw(content or b"null"),
                     "automatic": automatic,
                 }
@@ -446,9 +449,7 @@ class SnapshotService:
         self, kernel_id: str, header: Header, *, asked_within: bool = False
     ) -> bool:
         """A kernel goes on from a snapshot. Whether in the middle of a request."""
-        is_busy = self._requests.settle(
-            kernel_id, header.notebook.running, abort_held=asked_within
-        )
+        is_busy = self._requests.settle(kernel_id, header.notebook, abort_held=asked_within)
         self._kernels.get_kernel(kernel_id).execution_state = "busy" if is_busy else "idle"
         return is_busy
 

@@ -47,6 +47,11 @@ export interface ISnapshot {
   processes: number;
   /** How long the kernel stood still. */
   downtime_ms: number | null;
+  /**
+   * Prompt and first line of the cell that was run last, or, with `[*]`, that ran; empty if
+   * that is not known, or encrypted.
+   */
+  cell: string;
   /** What is wrong with one that cannot be used. */
   problem: string;
 }
@@ -65,6 +70,14 @@ export interface IRunningRequest {
   msg_id: string;
   /** Empty if it came from no cell. */
   cell_id: string;
+}
+
+/** A cell that was run. */
+export interface ICell {
+  /** As in its prompt. */
+  number: number;
+  /** Its first line that is not empty. */
+  source: string;
 }
 
 /** All mappings of a kind, in bytes. */
@@ -110,6 +123,10 @@ export interface ISnapshotDetails {
       path: string;
       type: string;
       running: IRunningRequest[];
+      /** The one that had been run last; null if that is not known. */
+      last_cell: ICell | null;
+      /** The one that ran. */
+      running_cell: ICell | null;
     };
   };
   outcome: { downtime_ms: number; elapsed_ms: number; bytes: number } | null;

@@ -11,6 +11,7 @@ const SCHEMAS: Record<string, string> = {
   ISnapshot: 'Snapshot',
   IPage: 'Page',
   IRunningRequest: 'RunningRequest',
+  ICell: 'CellFacts',
   IMemory: 'MemoryDescription',
   IDescriptor: 'DescriptorDescription',
   IProcess: 'ProcessDescription',

@@ -178,7 +178,7 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
   return (
     <>
       {branch && <Branch branch={branch} isHere={props.kernels.length > 0} />}
-      <div className="jp-cr-Item-main" style={indent}>
+      <div className="jp-cr-Item-main" style={indent} title={tooltip(snapshot)}>
         <Caret
           isExpanded={isExpanded}
           label={
@@ -200,7 +200,10 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
             ) : (
               <span
                 className="jp-cr-Item-name"
-                title={trans.__('%1 (double-click to rename)', name)}
+                title={trans.__(
+                  '%1 (double-click to rename)',
+                  tooltip(snapshot)
+                )}
                 onDoubleClick={event => {
                   event.stopPropagation();
                   actions.edit({ name, field: 'name' });
@@ -315,6 +318,11 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
     </>
   );
 });
+
+/** What tells snapshots of a notebook from each other. */
+function tooltip({ name, cell }: ISnapshot): string {
+  return cell ? `${name}\n${cell}` : name;
+}
 
 /** What is to be known of a snapshot beside that it is there. */
 function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {

@@ -238,7 +238,7 @@ function Content(
       ) : query ? (
         <p className="jp-cr-Hint" role="status">
           {trans.__(
-            'No snapshot has “%1” in its name, note or notebook.',
+            'No snapshot has “%1” in its name, note, last cell or notebook.',
             query
           )}
         </p>

@@ -48,9 +48,13 @@ export function matches(snapshot: ISnapshot, text: string): boolean {
   const wanted = text.trim().toLocaleLowerCase();
   return (
     !wanted ||
-    [snapshot.name, snapshot.note, snapshot.path, snapshot.kernel_name].some(
-      field => field.toLocaleLowerCase().includes(wanted)
-    )
+    [
+      snapshot.name,
+      snapshot.note,
+      snapshot.cell,
+      snapshot.path,
+      snapshot.kernel_name
+    ].some(field => field.toLocaleLowerCase().includes(wanted))
   );
 }
 
