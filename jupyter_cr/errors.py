@@ -14,6 +14,8 @@
     │   ├── CorruptImage        7
     │   ├── FutureImage         8   written by a later release
     │   ├── NoSuchSnapshot      9
+    │   ├── Untrusted          18   from elsewhere, and nobody has said that it may run
+    │   ├── LockedImage        19   encrypted, and its key is not at hand
     │   └── NameTaken          10
     ├── StorageError           11   disk full, store not writable
     │   └── StoreBusy          17   somebody else is at it: wait
@@ -41,6 +43,7 @@ __all__ = [
     "FileChanged",
     "FutureImage",
     "ImageError",
+    "LockedImage",
     "NameTaken",
     "NoSuchProcess",
     "NoSuchSnapshot",
@@ -52,6 +55,7 @@ __all__ = [
     "StoreBusy",
     "TargetError",
     "Unsupported",
+    "Untrusted",
     "UsageError",
     "printable",
 ]

@@ -10,7 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,12 +40,15 @@ class EngineProcess:
     To be entered with ``async with``: what has not been asked for anything by the end is
     ended.
 
+    Args:
+        pass_fds: descriptors that it has, too, under the same numbers.
+
     Attributes:
         process: with ``stay`` in the request, and after `run`, it lives as long as the
             tree that it has brought back, and ends as the tree's root ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pass_fds: Collection[int] = ()) -> None:
         self._is_asked = False
         self._is_called_off = False
         self.process = subprocess.Popen(
@@ -56,6 +59,7 @@ class EngineProcess:
             cwd="/",
             env={**os.environ, "JUPYTER_CR_HOME": str(store_root())},
             start_new_session=True,
+            pass_fds=pass_fds,
         )
 
     async def __aenter__(self) -> Self:

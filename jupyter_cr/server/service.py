@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +16,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
+from jupyter_cr.bundles import ImportResult
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
@@ -37,6 +38,7 @@ from jupyter_cr.server.answers import (
     RestoreAnswer,
     TwinsAnswer,
 )
+from jupyter_cr.server.carriage import Upload, iter_bundle
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
@@ -783,6 +785,31 @@ class SnapshotService:
             await asyncio.to_thread(operations.annotate_snapshot, name, note)
         self._emit("updated", snapshot=name, former_name=former_name)
         return await asyncio.to_thread(self._store.summary, name)
+
+    async def trust(self, name: str) -> Snapshot:
+        """Say that a snapshot from elsewhere may be restored, which is to run its code.
+
+        Raises:
+            NoSuchSnapshot, StorageError: as the store does.
+        """
+        snapshot = await asyncio.to_thread(operations.trust_snapshot, name)
+        self._emit("updated", snapshot=name)
+        return snapshot
+
+    def bundle(self, name: str) -> AsyncGenerator[bytes, None]:
+        """A snapshot in one file, as `jupyter_cr.server.carriage.iter_bundle`."""
+        return iter_bundle(name)
+
+    async def take_in(self, upload: Upload, progress: Progress) -> ImportResult:
+        """Take a snapshot out of a bundle.
+
+        Raises:
+            CheckpointRestoreError: as `jupyter_cr.bundles.import_snapshot`.
+        """
+        result = await upload.take(progress)
+        for action in ("created", "durable"):
+            self._emit(action, snapshot=result.name, state="durable")
+        return result
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove snapshots, all or none.

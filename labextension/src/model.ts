@@ -373,9 +373,14 @@ export class SnapshotModel implements IDisposable {
   private disposed = false;
 }
 
+/** Whether all of a snapshot is there. */
+export function isWhole({ state }: ISnapshot): boolean {
+  return state === 'warm' || state === 'durable';
+}
+
 /** Whether a snapshot is whole, and its kernel can be brought back to it. */
-export function isUsable({ state, kernel_id }: ISnapshot): boolean {
-  return kernel_id !== '' && (state === 'warm' || state === 'durable');
+export function isUsable(snapshot: ISnapshot): boolean {
+  return snapshot.kernel_id !== '' && isWhole(snapshot);
 }
 
 /** Whether a snapshot can never be used. */
@@ -385,7 +390,11 @@ export function isBroken({ state }: ISnapshot): boolean {
 
 /** Whether the kernel of a snapshot was ended when that was taken, and goes on from it. */
 export function isHibernated(snapshot: ISnapshot): boolean {
-  return isUsable(snapshot) && snapshot.automatic === 'hibernated';
+  return (
+    isUsable(snapshot) &&
+    snapshot.trusted &&
+    snapshot.automatic === 'hibernated'
+  );
 }
 
 function isUsableAndWanted(snapshot: ISnapshot): boolean {

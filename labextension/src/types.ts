@@ -182,6 +182,18 @@ export interface IForkAnswer {
   position: string;
 }
 
+/** A snapshot came from elsewhere. */
+export interface IImportResult {
+  name: string;
+  /** Public key of whoever has exported it, hexadecimal. */
+  signer: string;
+  /** Whether it can be restored as it is. */
+  trusted: boolean;
+  /** What a restore needs and does not find here, in sentences. */
+  missing: string[];
+  warnings: string[];
+}
+
 /** A problem document (RFC 9457). */
 export interface IProblem {
   type: string;
@@ -200,7 +212,13 @@ export interface IProblem {
 
 /** What a task does. */
 export type Operation =
-  'checkpoint' | 'hibernate' | 'restore' | 'resume' | 'fork' | 'undo';
+  | 'checkpoint'
+  | 'hibernate'
+  | 'restore'
+  | 'resume'
+  | 'fork'
+  | 'undo'
+  | 'import';
 
 /** An operation, as it is now. */
 export interface ITask {
@@ -210,7 +228,8 @@ export interface ITask {
   snapshot: string | null;
   state: 'running' | 'done' | 'failed' | 'cancelled';
   progress: { phase: string; fraction: number };
-  result: ICheckpointAnswer | IRestoreAnswer | IForkAnswer | null;
+  result:
+    ICheckpointAnswer | IRestoreAnswer | IForkAnswer | IImportResult | null;
   error: IProblem | null;
 }
 

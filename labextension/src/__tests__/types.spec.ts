@@ -19,6 +19,7 @@ const SCHEMAS: Record<string, string> = {
   ICheckpointAnswer: 'CheckpointAnswer',
   IRestoreAnswer: 'RestoreAnswer',
   IForkAnswer: 'ForkAnswer',
+  IImportResult: 'ImportResult',
   IProblem: 'Problem',
   ITask: 'Task',
   ICapability: 'Capability',

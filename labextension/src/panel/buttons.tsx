@@ -1,5 +1,6 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import {
+  fileUploadIcon,
   historyIcon,
   type LabIcon,
   runIcon,
@@ -8,6 +9,7 @@ import {
 import React from 'react';
 
 import type { Actions } from '../actions';
+import type { Bundles } from '../bundles/bundles';
 import { baseName } from '../format';
 import { cameraIcon, moonIcon } from '../icons';
 import type { SnapshotModel } from '../model';
@@ -95,6 +97,27 @@ export function ResumeButton(
     >
       <runIcon.react tag="span" className="jp-cr-Button-icon" />
       <span className="jp-cr-Button-label">{trans.__('Resume %1', name)}</span>
+    </button>
+  );
+}
+
+/** At the end of that line: snapshots that others have made. */
+export function ImportButton(props: {
+  model: SnapshotModel;
+  bundles: Bundles;
+  trans: TranslationBundle;
+}): JSX.Element {
+  const { model, bundles, trans } = props;
+  const label = trans.__('Import a snapshot from a file, or drop it here');
+  return (
+    <button
+      className="jp-cr-Button jp-cr-mod-narrow jp-mod-styled jp-mod-reject"
+      disabled={model.problem !== null}
+      title={label}
+      aria-label={label}
+      onClick={() => bundles.choose()}
+    >
+      <fileUploadIcon.react tag="span" className="jp-cr-Button-icon" />
     </button>
   );
 }

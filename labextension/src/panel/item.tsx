@@ -9,7 +9,6 @@ import {
 } from '@jupyterlab/ui-components';
 import React, { useEffect, useRef } from 'react';
 
-import { ROW_CLASS } from '../commands';
 import {
   baseName,
   formatAge,
@@ -18,7 +17,14 @@ import {
   splitStamp
 } from '../format';
 import { forkIcon } from '../icons';
-import { isBroken, isHibernated, isUsable, type SnapshotModel } from '../model';
+import { ROW_CLASS } from '../meant';
+import {
+  isBroken,
+  isHibernated,
+  isUsable,
+  isWhole,
+  type SnapshotModel
+} from '../model';
 import type { ISnapshot } from '../types';
 import { Branch, widthOf } from './branch';
 import { Details } from './details';
@@ -41,6 +47,8 @@ export interface IItemActions {
   restore: (snapshot: ISnapshot) => void;
   fork: (snapshot: ISnapshot) => void;
   remove: (snapshot: ISnapshot) => void;
+  export: (snapshot: ISnapshot) => void;
+  trust: (snapshot: ISnapshot) => void;
   toggle: (name: string) => void;
   edit: (edited: IEdited | null) => void;
   /** Resolves to whether the server has taken it. */
@@ -298,18 +306,32 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
           {snapshot.problem && (
             <div className="jp-cr-mod-problem">{snapshot.problem}</div>
           )}
-          {edited !== 'note' && !snapshot.note && (
-            <button
-              className="jp-cr-Link"
-              tabIndex={-1}
-              onClick={event => {
-                event.stopPropagation();
-                actions.edit({ name, field: 'note' });
-              }}
-            >
-              {trans.__('Add a note')}
-            </button>
+          {isWhole(snapshot) && !snapshot.trusted && (
+            <div className="jp-cr-Untrusted">
+              {trans.__(
+                'It came from elsewhere. To restore or fork it is to run its code.'
+              )}{' '}
+              <Link
+                text={trans.__('Trust…')}
+                onClick={() => actions.trust(snapshot)}
+              />
+            </div>
           )}
+          <div className="jp-cr-Links">
+            {edited !== 'note' && !snapshot.note && (
+              <Link
+                text={trans.__('Add a note')}
+                onClick={() => actions.edit({ name, field: 'note' })}
+              />
+            )}
+            {isWhole(snapshot) && (
+              <Link
+                text={trans.__('Export')}
+                title={trans.__('Save it as one file, to be carried elsewhere')}
+                onClick={() => actions.export(snapshot)}
+              />
+            )}
+          </div>
           {!snapshot.problem && (
             <Details name={name} model={props.model} trans={trans} />
           )}
@@ -356,8 +378,7 @@ function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
 function reasonOf(snapshot: ISnapshot, trans: TranslationBundle): string {
   if (!snapshot.trusted) {
     return trans.__(
-      'It came from elsewhere, and to restore it is to run its code. If you trust it, in a terminal: jupyter cr trust %1',
-      snapshot.name
+      'It came from elsewhere, and to restore it is to run its code: you are asked first'
     );
   }
   switch (snapshot.automatic) {
@@ -390,6 +411,28 @@ export function Caret(props: {
       }}
     >
       <icon.react tag="span" />
+    </button>
+  );
+}
+
+/** A button in words, inside a row. */
+function Link(props: {
+  text: string;
+  title?: string;
+  onClick: () => void;
+}): JSX.Element {
+  return (
+    <button
+      className="jp-cr-Link"
+      tabIndex={-1}
+      title={props.title}
+      onClick={event => {
+        event.stopPropagation();
+        props.onClick();
+      }}
+      onDoubleClick={event => event.stopPropagation()}
+    >
+      {props.text}
     </button>
   );
 }

@@ -34,7 +34,10 @@ interface IListProps {
   whereabouts: Whereabouts;
   /** The kernel that the person works with. */
   kernelId: string;
-  actions: Pick<IItemActions, 'restore' | 'fork' | 'commit'> & {
+  actions: Pick<
+    IItemActions,
+    'restore' | 'fork' | 'commit' | 'export' | 'trust'
+  > & {
     remove: (names: readonly string[]) => void;
   };
   /** A snapshot that is to be shown, or edited; another object for each request. */
@@ -143,6 +146,8 @@ export function List(props: IListProps): JSX.Element {
     restore: props.actions.restore,
     fork: props.actions.fork,
     remove: snapshot => props.actions.remove([snapshot.name]),
+    export: props.actions.export,
+    trust: props.actions.trust,
     toggle: name => setExpanded(toggled(expanded, name)),
     edit: target => {
       hasFocus.current = true;
@@ -166,6 +171,8 @@ export function List(props: IListProps): JSX.Element {
       restore: snapshot => latest.current.restore(snapshot),
       fork: snapshot => latest.current.fork(snapshot),
       remove: snapshot => latest.current.remove(snapshot),
+      export: snapshot => latest.current.export(snapshot),
+      trust: snapshot => latest.current.trust(snapshot),
       toggle: name => latest.current.toggle(name),
       edit: target => latest.current.edit(target),
       commit: (target, text) => latest.current.commit(target, text)

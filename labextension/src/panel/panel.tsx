@@ -7,6 +7,9 @@ import { type ISignal, Signal } from '@lumino/signaling';
 import React, { useEffect, useMemo, useReducer, useState } from 'react';
 
 import type { Actions } from '../actions';
+import type { Bundles } from '../bundles/bundles';
+import { acceptFiles } from '../bundles/drop';
+import type { Trust } from '../bundles/trust';
 import { cameraIcon } from '../icons';
 import { isHibernated, type SnapshotModel } from '../model';
 import type { Settings } from '../settings';
@@ -14,6 +17,7 @@ import type { Sleepers } from '../sleep/sleepers';
 import type { Targets } from '../targets';
 import {
   HibernateButton,
+  ImportButton,
   OrderButtons,
   ResumeButton,
   SnapshotButton
@@ -35,6 +39,8 @@ export interface IPanelParts {
   sleepers: Sleepers;
   settings: Settings;
   services: ServiceManager.IManager;
+  bundles: Bundles;
+  trust: Trust;
   trans: TranslationBundle;
 }
 
@@ -57,6 +63,11 @@ export class SnapshotPanel extends ReactWidget {
     this.title.caption = trans.__('Kernel Snapshots');
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', trans.__('Kernel Snapshots'));
+    acceptFiles(
+      this.node,
+      trans.__('Import snapshots'),
+      files => void parts.bundles.import(files)
+    );
   }
 
   /** Show a snapshot in the list; when it has come, if it is not there yet. */
@@ -108,7 +119,7 @@ function Content(
   }
 ): JSX.Element {
   const { model, actions, targets, sleepers, settings, services } = props;
-  const { trans, asked } = props;
+  const { bundles, trust, trans, asked } = props;
   const [query, setQuery] = useState('');
   const [request, setRequest] = useState(props.initial);
   const [minute, age] = useReducer((count: number) => count + 1, 0);
@@ -197,6 +208,7 @@ function Content(
               />
             </>
           )}
+          <ImportButton model={model} bundles={bundles} trans={trans} />
         </div>
         {(snapshots.length > 0 || query) && (
           <div className="jp-cr-Buttons">
@@ -227,6 +239,8 @@ function Content(
             restore: snapshot => void actions.restore(snapshot),
             fork: snapshot => void actions.fork(snapshot),
             remove: names => actions.delete(names),
+            export: snapshot => bundles.export(snapshot),
+            trust: snapshot => void trust.ask(snapshot),
             commit: ({ name, field }, text) =>
               field === 'name'
                 ? actions.rename(name, text)
