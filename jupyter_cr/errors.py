@@ -15,6 +15,8 @@
     │   ├── CorruptImage        7
     │   ├── FutureImage         8   written by a later release
     │   ├── NoSuchSnapshot      9
+    │   ├── Untrusted          18   from elsewhere, and nobody has said that it may run
+    │   ├── LockedImage        19   encrypted, and its key is not at hand
     │   └── NameTaken          10
     ├── StorageError           11   disk full, store not writable
     │   └── StoreBusy          17   somebody else is at it: wait
@@ -43,6 +45,7 @@ __all__ = [
     "ForkFailed",
     "FutureImage",
     "ImageError",
+    "LockedImage",
     "NameTaken",
     "NoSuchProcess",
     "NoSuchSnapshot",
@@ -54,6 +57,7 @@ __all__ = [
     "StoreBusy",
     "TargetError",
     "Unsupported",
+    "Untrusted",
     "UsageError",
     "printable",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from jupyter_cr.bundles import ImportResult
     from jupyter_cr.engine.describe import ProcessDescription, SnapshotDescription
-    from jupyter_cr.image.records import ProcessOutcome
+    from jupyter_cr.image.records import CellFacts, ProcessOutcome
     from jupyter_cr.operations import (
         CheckpointResult,
         RestoreResult,
@@ -278,9 +278,7 @@ def show_pushed(result: Transferred) -> None:
 
 def show_kept(snapshot: Snapshot) -> None:
     """What it is called, and what it takes."""
-    _console().print(
-        f"[bold]{escape(snapshot.name)}[/] is on disk: {_size(snapshot.bytes)}"
-    )
+    console().print(f"[bold]{escape(snapshot.name)}[/] is on disk: {size(snapshot.bytes)}")
 
 
 def show_pulled(result: Transferred) -> None:
@@ -313,6 +311,8 @@ def show_details(details: SnapshotDetails) -> None:
         ("after", snapshot.parent),
         ("tags", " ".join(snapshot.tags)),
         ("note", snapshot.note),
+        ("last cell", _cell(header.notebook.last_cell)),
+        ("running cell", _cell(header.notebook.running_cell)),
         ("size", size(snapshot.bytes)),
         ("target", f"pid {header.pid} ({header.comm})"),
         ("kernel", header.kernel.kernel_name),
@@ -338,6 +338,10 @@ def show_details(details: SnapshotDetails) -> None:
     for process in content.processes:
         if process.descriptors:
             out.print(_descriptors(process))
+
+
+def _cell(cell: CellFacts | None) -> str:
+    return f"[{cell.number}] {cell.source}" if cell else ""
 
 
 def _process_tree(processes: Sequence[ProcessDescription]) -> Tree:

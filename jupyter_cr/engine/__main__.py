@@ -4,13 +4,15 @@
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
 ``restore``, ``fork``, ``list``, ``show``, ``remove``, ``keep``, ``verify`` or ``check``,
-its other keys are that function's arguments in `jupyter_cr.operations`. It may be started
-ahead: while it waits for the request, it has all that it needs. Lines of JSON come back on
-standard output, each with a ``type``: any number of ``progress`` (``phase``,
-``fraction``), for a checkpoint with ``live`` in the request one ``live`` (``result``, as it
-will be) when it can be restored, then one ``result`` (``result``) or ``error`` (``error``,
-``message``, ``hint``, ``exit_code``, ``http_status``). Then it takes the next request, if
-one comes, and ends with the input, or with the first error, whose exit status it has.
+its other keys are that function's arguments in `jupyter_cr.operations`; or ``export`` or
+``import``, of `jupyter_cr.bundles`, with ``fd``, a descriptor that it was given, for the
+stream. It may be started ahead: while it waits for the request, it has all that it needs.
+Lines of JSON come back on standard output, each with a ``type``: any number of ``progress``
+(``phase``, ``fraction``), for a checkpoint with ``live`` in the request one ``live``
+(``result``, as it will be) when it can be restored, then one ``result`` (``result``) or
+``error`` (``error``, ``message``, ``hint``, ``exit_code``, ``http_status``). Then it takes
+the next request, if one comes, and ends with the input, or with the first error, whose exit
+status it has.
 
 With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored
 or forked a tree closes its standard output behind the result, lives as long as the tree,
@@ -33,7 +35,7 @@ from pathlib import Path
 
 import msgspec
 
-from jupyter_cr import operations
+from jupyter_cr import bundles, operations
 from jupyter_cr.engine.waiter import become_waiter
 from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
 from jupyter_cr.image import NotebookFacts
@@ -173,8 +175,37 @@ class _Check(_Request, frozen=True, tag="check"):
         return operations.check_capabilities()
 
 
+class _Export(_Request, frozen=True, tag="export"):
+    name: str
+    fd: int
+
+    def run(self, progress: _Progress) -> object:
+        with os.fdopen(self.fd, "wb") as stream:
+            return bundles.export_snapshot(self.name, stream)
+
+
+class _Import(_Request, frozen=True, tag="import"):
+    source: str
+    fd: int
+    name: str | None = None
+
+    def run(self, progress: _Progress) -> object:
+        with os.fdopen(self.fd, "rb") as stream:
+            return bundles.import_snapshot(stream, self.source, name=self.name)
+
+
 _AnyRequest = (
-    _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Keep | _Verify | _Check
+    _Checkpoint
+    | _Restore
+    | _Fork
+    | _List
+    | _Show
+    | _Remove
+    | _Keep
+    | _Verify
+    | _Check
+    | _Export
+    | _Import
 )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +47,7 @@ class EngineProcess:
     ended.
 
     Args:
+        pass_fds: descriptors that it has, too, under the same numbers.
         is_standing: it can be asked again and again, one thing at a time, until the end, or
             until the first error.
 
@@ -55,7 +56,9 @@ class EngineProcess:
             tree that it has brought back, and ends as the tree's root ends.
     """
 
-    def __init__(self, *, is_standing: bool = False) -> None:
+    def __init__(
+        self, pass_fds: Collection[int] = (), *, is_standing: bool = False
+    ) -> None:
         self._is_standing = is_standing
         self._is_asked = False
         self._reader: asyncio.StreamReader | None = None
@@ -69,6 +72,7 @@ class EngineProcess:
             cwd="/",
             env={**os.environ, "JUPYTER_CR_HOME": str(store_root())},
             start_new_session=True,
+            pass_fds=pass_fds,
         )
 
     async def __aenter__(self) -> Self:

@@ -18,6 +18,7 @@ __all__ = [
     "ForkRequest",
     "ForkSnapshotRequest",
     "HibernateRequest",
+    "ImportRequest",
     "OperationRequest",
     "RestoreRequest",
     "UndoRequest",
@@ -184,6 +185,15 @@ class ForkSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     path: str | None = None
     document: bool = True
+
+
+class ImportRequest(msgspec.Struct, frozen=True):
+    """Of a bundle, which is the body; this is the query."""
+
+    name: str = ""
+    """Of the snapshot here; empty: the one that it had, or one like it."""
+    source: str = "the bundle"
+    """What it is called, for messages."""
 
 
 class UpdateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

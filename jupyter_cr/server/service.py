@@ -8,9 +8,9 @@ import os
 import shutil
 import uuid
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Callable,
-    Collection,
     Iterator,
     Mapping,
     Sequence,
@@ -24,6 +24,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
+from jupyter_cr.bundles import ImportResult
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
@@ -45,6 +46,7 @@ from jupyter_cr.server.answers import (
     RestoreAnswer,
     TwinsAnswer,
 )
+from jupyter_cr.server.carriage import Upload, iter_bundle
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
@@ -80,6 +82,10 @@ class Requests(Protocol):
     def pending(self, kernel_id: str) -> tuple[RunningRequest, ...]:
         """Those that have not been answered."""
 
+    def describe(self, kernel_id: str, facts: NotebookFacts) -> NotebookFacts:
+        """Facts of a kernel's notebook, with these requests, and which cells have been
+        run."""
+
     def cells_run(self, kernel_id: str) -> int:
         """How many cells have been run since the last `settle`."""
 
@@ -89,7 +95,7 @@ class Requests(Protocol):
     def settle(
         self,
         kernel_id: str,
-        going_on: Collection[RunningRequest],
+        notebook: NotebookFacts,
         *,
         abort_held: bool = False,
     ) -> bool:
@@ -238,7 +244,6 @@ class SnapshotService:
                 facts = NotebookFacts(
                     path=path,
                     type=kind,
-                    running=self._requests.pending(kernel_id),
                     session_name=self._documents.session_name(path),
                 )
                 request = {
@@ -251,7 +256,7 @@ class SnapshotService:
                     "memory_only": memory_only,
                     "live": until == "live" and not memory_only,
                     "end": end,
-                    "notebook": facts,
+                    "notebook": self._requests.describe(kernel_id, facts),
                     "document": msgspec.Raw(content or b"null"),
                     "automatic": automatic,
                 }
@@ -590,9 +595,7 @@ class SnapshotService:
         self, kernel_id: str, header: Header, *, asked_within: bool = False
     ) -> bool:
         """A kernel goes on from a snapshot. Whether in the middle of a request."""
-        is_busy = self._requests.settle(
-            kernel_id, header.notebook.running, abort_held=asked_within
-        )
+        is_busy = self._requests.settle(kernel_id, header.notebook, abort_held=asked_within)
         self._kernels.get_kernel(kernel_id).execution_state = "busy" if is_busy else "idle"
         return is_busy
 
@@ -876,10 +879,11 @@ class SnapshotService:
             end = query.offset + query.limit if query.limit else None
             shown, total = wanted[query.offset : end], len(wanted)
         kernels = {snapshot.kernel_id for snapshot in shown}
+        names = {snapshot.name for snapshot in shown}
         positions = {
             kernel_id: name
             for kernel_id, name in self._store.positions().items()
-            if kernel_id in kernels
+            if kernel_id in kernels or name in names
         }
         return Page(snapshots=tuple(shown), total=total, positions=positions)
 
@@ -929,6 +933,31 @@ class SnapshotService:
             await asyncio.to_thread(operations.annotate_snapshot, name, note)
         self._emit("updated", snapshot=name, former_name=former_name)
         return await asyncio.to_thread(self._store.summary, name)
+
+    async def trust(self, name: str) -> Snapshot:
+        """Say that a snapshot from elsewhere may be restored, which is to run its code.
+
+        Raises:
+            NoSuchSnapshot, StorageError: as the store does.
+        """
+        snapshot = await asyncio.to_thread(operations.trust_snapshot, name)
+        self._emit("updated", snapshot=name)
+        return snapshot
+
+    def bundle(self, name: str) -> AsyncGenerator[bytes, None]:
+        """A snapshot in one file, as `jupyter_cr.server.carriage.iter_bundle`."""
+        return iter_bundle(name)
+
+    async def take_in(self, upload: Upload, progress: Progress) -> ImportResult:
+        """Take a snapshot out of a bundle.
+
+        Raises:
+            CheckpointRestoreError: as `jupyter_cr.bundles.import_snapshot`.
+        """
+        result = await upload.take(progress)
+        for action in ("created", "durable"):
+            self._emit(action, snapshot=result.name, state="durable")
+        return result
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove snapshots, all or none; what is being written to disk, when it is there.

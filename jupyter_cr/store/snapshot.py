@@ -63,6 +63,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     comm: str = ""
     processes: int = 0
     downtime_ms: float | None = None
+    cell: str = ""
+    """Prompt and first line of the cell that was run last, or, with `[*]`, that ran; empty
+    if that is not known, or encrypted."""
     problem: str = ""
     """What is wrong with a snapshot that cannot be used."""
 

@@ -15,7 +15,11 @@ import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import { Token } from '@lumino/coreutils';
 
 import { Actions } from './actions';
+import { Bundles } from './bundles/bundles';
+import { addBundleCommands, BundleCommandIDs } from './bundles/commands';
+import { Trust } from './bundles/trust';
 import { addCommands, CommandIDs, snapshotButton } from './commands';
+import { Meant } from './meant';
 import { SnapshotModel } from './model';
 import { Notices } from './notices';
 import { SnapshotPanel } from './panel/panel';
@@ -85,6 +89,9 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       askWhatInstead(snapshot, trans)
     );
     const settings = new Settings();
+    const notices = new Notices(trans, () => settings.now.notifySuccess);
+    const trust = new Trust(model, notices, trans);
+    const bundles = new Bundles(model, trust, notices, trans);
     const actions = new Actions({
       model,
       targets,
@@ -95,7 +102,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       commands,
       trans,
       services: serviceManager,
-      notices: new Notices(trans, () => settings.now.notifySuccess)
+      notices,
+      trust
     });
     const panel = new SnapshotPanel({
       model,
@@ -103,6 +111,9 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       targets,
       sleepers,
       settings,
+      services: serviceManager,
+      bundles,
+      trust,
       trans
     });
     const showPanel = (snapshot?: string) => {
@@ -112,12 +123,16 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       }
     };
     actions.show = showPanel;
+    bundles.show = showPanel;
+    const meant = new Meant(app, model, targets);
+    addBundleCommands({ commands, model, meant, bundles, trust, trans });
     addCommands({
       app,
       actions,
       model,
       targets,
       sleepers,
+      meant,
       trans,
       showPanel,
       editName: name => {
@@ -136,7 +151,10 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     addSleepNotices(targets, sleepers, trans);
 
     const category = trans.__('Kernel Snapshots');
-    for (const command of Object.values(CommandIDs)) {
+    for (const command of [
+      ...Object.values(CommandIDs),
+      ...Object.values(BundleCommandIDs)
+    ]) {
       palette?.addItem({ command, category, args: { isPalette: true } });
     }
 

@@ -12,6 +12,7 @@ export interface IPreferences {
   undoSeconds: number;
   statusItem: boolean;
   panelSide: 'left' | 'right';
+  panelOrder: 'time' | 'lineage';
 }
 
 const DEFAULTS: IPreferences = {
@@ -23,7 +24,8 @@ const DEFAULTS: IPreferences = {
   notifySuccess: true,
   undoSeconds: 8,
   statusItem: true,
-  panelSide: 'left'
+  panelSide: 'left',
+  panelOrder: 'time'
 };
 
 /**

@@ -47,6 +47,11 @@ export interface ISnapshot {
   processes: number;
   /** How long the kernel stood still. */
   downtime_ms: number | null;
+  /**
+   * Prompt and first line of the cell that was run last, or, with `[*]`, that ran; empty if
+   * that is not known, or encrypted.
+   */
+  cell: string;
   /** What is wrong with one that cannot be used. */
   problem: string;
 }
@@ -55,7 +60,8 @@ export interface ISnapshot {
 export interface IPage {
   snapshots: ISnapshot[];
   total: number;
-  /** Id of each kernel that they were taken of, and the snapshot that it last was at. */
+  /** Id of each kernel that they were taken of, or that is at one, and the snapshot that it
+   * last was at. */
   positions: { [kernelId: string]: string };
 }
 
@@ -64,6 +70,14 @@ export interface IRunningRequest {
   msg_id: string;
   /** Empty if it came from no cell. */
   cell_id: string;
+}
+
+/** A cell that was run. */
+export interface ICell {
+  /** As in its prompt. */
+  number: number;
+  /** Its first line that is not empty. */
+  source: string;
 }
 
 /** All mappings of a kind, in bytes. */
@@ -109,6 +123,10 @@ export interface ISnapshotDetails {
       path: string;
       type: string;
       running: IRunningRequest[];
+      /** The one that had been run last; null if that is not known. */
+      last_cell: ICell | null;
+      /** The one that ran. */
+      running_cell: ICell | null;
     };
   };
   outcome: { downtime_ms: number; elapsed_ms: number; bytes: number } | null;
@@ -164,6 +182,18 @@ export interface IForkAnswer {
   position: string;
 }
 
+/** A snapshot came from elsewhere. */
+export interface IImportResult {
+  name: string;
+  /** Public key of whoever has exported it, hexadecimal. */
+  signer: string;
+  /** Whether it can be restored as it is. */
+  trusted: boolean;
+  /** What a restore needs and does not find here, in sentences. */
+  missing: string[];
+  warnings: string[];
+}
+
 /** A problem document (RFC 9457). */
 export interface IProblem {
   type: string;
@@ -182,7 +212,13 @@ export interface IProblem {
 
 /** What a task does. */
 export type Operation =
-  'checkpoint' | 'hibernate' | 'restore' | 'resume' | 'fork' | 'undo';
+  | 'checkpoint'
+  | 'hibernate'
+  | 'restore'
+  | 'resume'
+  | 'fork'
+  | 'undo'
+  | 'import';
 
 /** An operation, as it is now. */
 export interface ITask {
@@ -192,7 +228,8 @@ export interface ITask {
   snapshot: string | null;
   state: 'running' | 'done' | 'failed' | 'cancelled';
   progress: { phase: string; fraction: number };
-  result: ICheckpointAnswer | IRestoreAnswer | IForkAnswer | null;
+  result:
+    ICheckpointAnswer | IRestoreAnswer | IForkAnswer | IImportResult | null;
   error: IProblem | null;
 }
 

@@ -8,10 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from jupyter_cr.bundles import export_snapshot, import_snapshot
 from jupyter_cr.errors import CorruptImage, LockedImage, StorageError, UsageError
+from jupyter_cr.image import CellFacts
 from jupyter_cr.store import Store
 from jupyter_cr.store.key_file import KEY_VARIABLE, make_key
 from tests.store.harness import fill, header, pack_of, take
@@ -260,3 +262,23 @@ def test_what_is_encrypted_is_not_pushed(store: Store, key: Path, tmp_path: Path
     with pytest.raises(UsageError, match="would not be where it is pushed to"):
         remote.push(store, "one")
     assert remote.names() == []
+
+
+def test_the_catalogue_does_not_tell_what_was_run(
+    store: Store, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = CellFacts(number=3, source="password = 'swordfish'")
+    for name in ("encrypted", "plain"):
+        with store.create(name) as writer:
+            head = header(name)
+            notebook = msgspec.structs.replace(head.notebook, last_cell=ran)
+            fill(writer, msgspec.structs.replace(head, notebook=notebook))
+            writer.commit(durable=False)
+        monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    cells = {"encrypted": "", "plain": "[3] password = 'swordfish'"}
+    assert {s.name: s.cell for s in store.list()} == cells
+    monkeypatch.setenv(KEY_VARIABLE, str(key))
+    store.rebuild()
+    assert {s.name: s.cell for s in store.list()} == cells
+    with store.open("encrypted") as reader:
+        assert reader.header.notebook.last_cell == ran
