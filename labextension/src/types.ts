@@ -5,7 +5,14 @@
 
 /** In which state a snapshot is. */
 export type State =
-  'saving' | 'live' | 'memory' | 'warm' | 'durable' | 'corrupt' | 'future' | 'locked';
+  | 'saving'
+  | 'live'
+  | 'memory'
+  | 'warm'
+  | 'durable'
+  | 'corrupt'
+  | 'future'
+  | 'locked';
 
 /** One line of a list of snapshots. */
 export interface ISnapshot {
