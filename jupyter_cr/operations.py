@@ -31,6 +31,7 @@ from jupyter_cr.errors import (
 from jupyter_cr.image import Document, Header, KernelFacts, NotebookFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.kernels.connection import (
+    PORTS,
     encode_connection,
     fork_connection,
     kernel_id_of,
@@ -607,13 +608,19 @@ def bring_fork(
     name: str,
     connection_file: Path | None = None,
     *,
+    replacing: int | None = None,
     lazy: bool = False,
     asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Brought:
     """What `fork` does, in this process, whose child the supervisor becomes also where
-    it is lazy."""
+    it is lazy.
+
+    Args:
+        replacing: pid of the root of a fork that makes room: the new one has its ports,
+            and its `connection_file` stays as it is.
+    """
     store = store or Store()
     with ExitStack() as held:
         reader = held.enter_context(store.open(name))
@@ -628,21 +635,28 @@ def bring_fork(
         path = None
         if original is not None:
             path = (connection_file or new_connection_file()).absolute()
-        with _reserved(path, len(kernel.connection)):
+        ports = {}
+        if replacing is not None and path is not None and original is not None:
+            there = read_connection(path)
+            ports = {original[port]: there[port] for port in PORTS}
+        is_new = replacing is None
+        with _reserved(path if is_new else None, len(kernel.connection)):
             from jupyter_cr.engine.restore import restore_tree
 
             outcome = restore_tree(
                 reader,
                 mode="fork",
                 name=name,
-                ports={},
+                ports=ports,
+                replacing=replacing,
                 lazy=lazy,
                 asked_within=asked_within,
                 progress=progress,
             )
         if path is not None and original is not None:
-            content = encode_connection(fork_connection(original, outcome.ports))
-            write_connection(path, content, replace=True)
+            if is_new:
+                content = encode_connection(fork_connection(original, outcome.ports))
+                write_connection(path, content, replace=True)
             _move(store, kernel_id_of(path), name)
         _leave_to_pager(held, outcome)
     return Brought(_restore_result(name, outcome, path), outcome.pager)

@@ -14,7 +14,7 @@ Lines of JSON come back on standard output, each with a ``type``: any number of 
 the next request, if one comes, and ends with the input, or with the first error, whose exit
 status it has.
 
-With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored
+With ``stay`` (and maybe ``replacing``, a pid), the process that has restored
 or forked a tree closes its standard output behind the result, lives as long as the tree,
 and ends as its root ends: what a server wants of a child.
 
@@ -112,6 +112,7 @@ class _Restore(_Request, frozen=True, tag="restore"):
 class _Fork(_Request, frozen=True, tag="fork"):
     name: str
     connection_file: str | None = None
+    replacing: int | None = None
     lazy: bool = False
     asked_within: bool = False
     stay: bool = False
@@ -122,6 +123,7 @@ class _Fork(_Request, frozen=True, tag="fork"):
             return operations.bring_fork(
                 self.name,
                 path,
+                replacing=self.replacing,
                 lazy=self.lazy,
                 asked_within=self.asked_within,
                 progress=progress,

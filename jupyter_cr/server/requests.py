@@ -20,6 +20,7 @@ __all__ = [
     "HibernateRequest",
     "ImportRequest",
     "OperationRequest",
+    "ResetRequest",
     "RestoreRequest",
     "UndoRequest",
     "UpdateRequest",
@@ -132,6 +133,35 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class ResetRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    """Without a snapshot, to the one that the kernel was forked from."""
+
+    snapshot: str = ""
+    keep: bool = True
+    document: bool = False
+
+    @property
+    def subject(self) -> str | None:
+        return self.snapshot or None
+
+    async def run(
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
+    ) -> object:
+        return await service.reset(
+            kernel_id,
+            self.snapshot,
+            keep=self.keep,
+            document=self.document,
+            asked_within=asked_within,
+            progress=progress,
+        )
+
+
 class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     """Of a snapshot; without one, of the kernel as it is now."""
 
@@ -208,6 +238,7 @@ OPERATIONS: Mapping[str, type[OperationRequest]] = {
     "checkpoint": CheckpointRequest,
     "hibernate": HibernateRequest,
     "restore": RestoreRequest,
+    "reset": ResetRequest,
     "fork": ForkRequest,
     "undo": UndoRequest,
 }
