@@ -30,7 +30,13 @@ from jupyter_cr.store.retention import parse_policy
 if TYPE_CHECKING:
     from jupyter_cr.store.transfer import Transferred
 
-__all__ = ["checkpoint_target", "hibernate_target", "push_taken", "restore_snapshot"]
+__all__ = [
+    "checkpoint_target",
+    "hibernate_target",
+    "push_taken",
+    "restore_snapshot",
+    "switch_timeline",
+]
 
 
 class _Restored(msgspec.Struct):
@@ -68,6 +74,29 @@ def hibernate_target(
     return _take(
         target, "hibernate", {"note": note}, progress, end=True, automatic=HIBERNATED
     )
+
+
+class _Switched(msgspec.Struct):
+    """What a server says of a timeline."""
+
+    kernel_id: str
+    is_on: bool
+
+
+def switch_timeline(target: str, is_on: bool) -> _Switched:
+    """Have a point before each cell of a kernel, or not.
+
+    Raises:
+        TargetError: there is no such kernel, or no server that looks after it.
+    """
+    found = resolve_target(target)
+    answer = ask_guardian(found.kernel_id, "timeline", is_on=is_on)
+    if answer is None:
+        raise TargetError(
+            f"No server looks after {target}.",
+            "A timeline is for kernels that a server with jupyter-cr has started.",
+        )
+    return msgspec.json.decode(answer, type=_Switched)
 
 
 def _take(

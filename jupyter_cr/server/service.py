@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -40,6 +40,7 @@ from jupyter_cr.server.answers import (
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
+from jupyter_cr.server.spare_engine import SpareEngine
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
 
@@ -47,6 +48,7 @@ __all__ = [
     "Emit",
     "Requests",
     "SnapshotService",
+    "Watch",
 ]
 
 BEFORE_RESTORE = "before restore"
@@ -58,6 +60,22 @@ class Emit(Protocol):
 
     def __call__(self, action: str, **data: Any) -> None:
         """`data` as in the event's schema."""
+
+
+class Watch(Protocol):
+    """Is told what becomes of kernels and snapshots."""
+
+    def went(self, kernel_id: str) -> None:
+        """A kernel has been brought back to a snapshot, or resumed."""
+
+    def slept(self, kernel_id: str) -> None:
+        """A kernel hibernates."""
+
+    def renamed(self, name: str, new_name: str) -> None:
+        """A snapshot has another name."""
+
+    def removed(self, name: str) -> None:
+        """A snapshot is gone."""
 
 
 class Requests(Protocol):
@@ -137,6 +155,8 @@ class SnapshotService:
         one has been taken."""
         self._resumed: dict[str, RestoreAnswer] = {}
         """Kernel id -> how it was resumed, if it had hibernated."""
+        self.watch: Watch | None = None
+        self.spare = SpareEngine()
 
     # Of kernels
 
@@ -176,6 +196,36 @@ class SnapshotService:
         await self._housekeeping.after(answer.name, has_twins=warm or memory_only)
         return answer
 
+    async def take_point(
+        self, kernel_id: str, name: str, frozen: Callable[[], None]
+    ) -> CheckpointAnswer:
+        """Make a kernel, as it is now, a point of its timeline: a snapshot in memory, which
+        is not in the list, and of which nobody is told but `frozen`.
+
+        Args:
+            frozen: called as soon as the kernel goes on: the snapshot is what it was then.
+
+        Raises:
+            As `checkpoint`.
+        """
+
+        told = ExitStack()
+        told.callback(frozen)
+
+        def report(phase: str, fraction: float) -> None:
+            if phase != "freeze":
+                told.close()
+
+        async with self._alone(kernel_id):
+            return await self._checkpoint(
+                kernel_id,
+                name,
+                warm=True,
+                document=False,
+                automatic=operations.TIMELINE,
+                progress=report,
+            )
+
     async def _checkpoint(
         self,
         kernel_id: str,
@@ -191,7 +241,8 @@ class SnapshotService:
     ) -> CheckpointAnswer:
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
-        async with EngineProcess() as engine:
+        is_point = automatic == operations.TIMELINE
+        async with self.spare.take() as engine:
             path, kind = await self._documents.of_kernel(kernel_id)
             content = await self._documents.read(path) if document and path else b""
             warnings = await tell_kernel(
@@ -222,12 +273,13 @@ class SnapshotService:
                 def report(phase: str, fraction: float) -> None:
                     if phase != "freeze":
                         until_frozen.close()
-                    self._emit(
-                        "saving",
-                        snapshot=name or "",
-                        kernel_id=kernel_id,
-                        fraction=fraction,
-                    )
+                    if not is_point:
+                        self._emit(
+                            "saving",
+                            snapshot=name or "",
+                            kernel_id=kernel_id,
+                            fraction=fraction,
+                        )
                     if progress is not None:
                         progress(phase, fraction)
 
@@ -238,7 +290,7 @@ class SnapshotService:
             path=path if content else "",
             warnings=warnings,
         )
-        for action in ("created", "durable"):
+        for action in () if is_point else ("created", "durable"):
             self._emit(
                 action,
                 snapshot=answer.name,
@@ -289,6 +341,8 @@ class SnapshotService:
             await ensure_async(self._kernels.shutdown_kernel(kernel_id, now=True))
         self._positions.pop(kernel_id, None)
         self._emit("hibernated", snapshot=name, kernel_id=kernel_id, path=path)
+        if self.watch is not None:
+            self.watch.slept(kernel_id)
         await self._housekeeping.after(name, has_twins=False)
         return answer
 
@@ -383,7 +437,7 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
-        async with self._alone(kernel_id), EngineProcess() as engine:
+        async with self._alone(kernel_id), self.spare.take() as engine:
             abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
                 kernel_id,
@@ -430,6 +484,8 @@ class SnapshotService:
                 await self.delete([answer.snapshot])
         else:
             self._positions[answer.kernel_id] = answer.snapshot
+        if self.watch is not None:
+            self.watch.went(answer.kernel_id)
         return answer
 
     async def _restore(self, wanted: _Wanted) -> RestoreAnswer:
@@ -730,10 +786,13 @@ class SnapshotService:
                 kernel_id=kernel_id,
                 path=path,
                 offset=query.offset,
+                with_points=False,
             )
-            total = self._store.count(kernel_id, path)
+            total = self._store.count(kernel_id, path, with_points=False)
         else:
-            found = self._store.list(newest_first=True, kernel_id=kernel_id, path=path)
+            found = self._store.list(
+                newest_first=True, kernel_id=kernel_id, path=path, with_points=query.points
+            )
             wanted = [snapshot for snapshot in found if query.matches(snapshot)]
             end = query.offset + query.limit if query.limit else None
             shown, total = wanted[query.offset : end], len(wanted)
@@ -786,6 +845,8 @@ class SnapshotService:
             for kernel_id, position in self._positions.items():
                 if position == name:
                     self._positions[kernel_id] = new_name
+            if self.watch is not None:
+                self.watch.renamed(name, new_name)
             former_name, name = name, new_name
         if note is not None:
             await asyncio.to_thread(operations.annotate_snapshot, name, note)
@@ -801,6 +862,8 @@ class SnapshotService:
         await asyncio.to_thread(operations.remove_snapshots, names)
         for name in names:
             self._emit("deleted", snapshot=name)
+            if self.watch is not None:
+                self.watch.removed(name)
 
     async def twins(self) -> TwinsAnswer:
         """What is kept in memory, and what that costs.
@@ -853,6 +916,14 @@ class SnapshotService:
                 "where the kernel runs.",
             )
         return provisioner
+
+    def require_local(self, kernel_id: str) -> None:
+        """See that a kernel is there, and runs on this machine.
+
+        Raises:
+            NoSuchProcess, TargetError: it is not, or does not.
+        """
+        self._provisioner(kernel_id)
 
     async def _abandoned(self, kernel_id: str, header: Header) -> tuple[str, ...] | None:
         """What a kernel that asks for a snapshot itself is not to go on with: whatever

@@ -6,10 +6,13 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
+__all__ = ["HIBERNATED", "TIMELINE", "Freed", "Pruned", "Snapshot", "State"]
 
 HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
+
+TIMELINE = "timeline"
+"""`Snapshot.automatic` of a point of a kernel's timeline, which goes by itself."""
 
 State = Literal[
     "saving", "live", "memory", "warm", "durable", "corrupt", "future", "locked"
@@ -62,6 +65,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     downtime_ms: float | None = None
     problem: str = ""
     """What is wrong with a snapshot that cannot be used."""
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is a point of a timeline, and nobody has given it a name."""
+        return self.automatic == TIMELINE and not self.named
 
 
 class Freed(msgspec.Struct, frozen=True, kw_only=True):
