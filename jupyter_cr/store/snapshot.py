@@ -68,8 +68,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_point(self) -> bool:
-        """Whether it is a point of a timeline, and nobody has given it a name."""
-        return self.automatic == TIMELINE and not self.named
+        """Whether it is a point of a timeline, which goes by itself. One to which somebody
+        has given a name is a snapshot as others are."""
+        return self.automatic == TIMELINE
 
 
 class Freed(msgspec.Struct, frozen=True, kw_only=True):
