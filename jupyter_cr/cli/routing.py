@@ -89,8 +89,14 @@ def switch_timeline(target: str, is_on: bool) -> _Switched:
     Raises:
         TargetError: there is no such kernel, or no server that looks after it.
     """
-    found = resolve_target(target)
-    answer = ask_guardian(found.kernel_id, "timeline", is_on=is_on)
+    try:
+        kernel_id = resolve_target(target).kernel_id
+        answer = ask_guardian(kernel_id, "timeline", is_on=is_on)
+    except (TargetError, UsageError):
+        # In one of its own cells, where it is no target; or where pids are others.
+        answer = ask_server("timeline", kernel_id=target, is_on=is_on)
+        if answer is None:
+            raise
     if answer is None:
         raise TargetError(
             f"No server looks after {target}.",

@@ -63,6 +63,9 @@ class Keeper(Protocol):
     def relaunched(self) -> None:
         """The kernel has been started afresh."""
 
+    def deserted(self) -> None:
+        """A front end has gone away: of its cells, perhaps nobody hears how they end."""
+
 
 class Gate:
     """Of one kernel.
@@ -161,6 +164,12 @@ class Gate:
         was_open, self.is_open = self.is_open, True
         self.look()
         self.is_open = was_open
+
+    def desert(self) -> None:
+        """A front end is about to go away."""
+        # Its cells are run, whoever looks on.
+        self.release()
+        self._keeper.deserted()
 
     def go_on(self, cell: Cell) -> None:
         """The kernel is in the middle of a cell, after a restore."""

@@ -675,8 +675,7 @@ class KernelRequests:
     def leave(self, connection: Connection) -> None:
         """A websocket is about to be closed."""
         if self.gate is not None:
-            # Its cells are run, whoever looks on.
-            self.gate.release()
+            self.gate.desert()
         if self.connections.get(connection.session_id) is connection:
             del self.connections[connection.session_id]
 
@@ -699,6 +698,9 @@ class KernelRequests:
                     listener.tell("iopub", "status", {"execution_state": "idle"}, parent)
             if request.prompt is not None:
                 self._close_prompt(connection, parent)
+            if self.gate is not None:
+                lost = request.lost_reply or {}
+                self.gate.answered(request.msg_id, lost.get("status", "aborted"))
         return bool(ended)
 
     def _close_prompt(self, connection: Connection, parent: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ QUIET_S = 1.0
 SETTLE_S = 10.0
 """How long a kernel that was started afresh may take to be idle."""
 _POLL_S = 0.05
+_IDLE_S = 0.3
 
 
 class TimelineAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -311,6 +312,28 @@ class Timeline:
         if self.kernel_id in self._kernels:
             _ = self._of_kernel
 
+    def deserted(self) -> None:
+        """A front end has gone away."""
+        if self.gate.is_busy:
+            self._in_background(self._look_after_deserted())
+
+    async def _look_after_deserted(self) -> None:
+        """Take cells for ended of which nobody hears, once the kernel is idle, and stays
+        that: between two cells it is so for a moment."""
+        polls = 0
+        while self.kernel_id in self._kernels and (unheard := self._unheard()):
+            await asyncio.sleep(_POLL_S)
+            manager = self._kernels.get_kernel(self.kernel_id)
+            is_idle = getattr(manager, "execution_state", "idle") == "idle"
+            polls = polls + 1 if is_idle else 0
+            if polls * _POLL_S > _IDLE_S:
+                for cell in unheard:
+                    self.gate.answered(cell.msg_id, "ok")
+
+    def _unheard(self) -> list[Cell]:
+        present = self._of_kernel.connections
+        return [cell for cell in self.gate.running if cell.session not in present]
+
     def went(self) -> None:
         """The kernel has been brought back to a snapshot by other means."""
         if self.is_on and not self._is_travelling:
@@ -438,13 +461,7 @@ class Timeline:
             with suppress(CheckpointRestoreError):
                 self.points.leave(await self._documents.write(left, document))
         way = self._require(find())
-        answer: RestoreAnswer = await self._service.restore(
-            self.kernel_id, way.point.name, keep=False
-        )
-        self.gate.reset()
-        self.points.went(way.point.name)
-        for run in way.point.unfinished:
-            self.gate.go_on(_nameless(run.msg_id, "", run.cell_id))
+        answer = await self._bring(way.point)
         set_gate(self.kernel_id, self.gate)
         self._of_kernel.gate = self.gate
         self._is_touched = self._gives_up = self._has_crashed = False
@@ -461,6 +478,22 @@ class Timeline:
             elapsed_ms=answer.elapsed_ms,
             warnings=answer.warnings,
         )
+
+    async def _bring(self, point: Point) -> RestoreAnswer:
+        base, since, running = self.points.base, self.points.since, self.gate.running
+        # Before, as it may be at the end of a cell sooner than we know that it is back.
+        self.gate.reset()
+        self.points.went(point.name)
+        for run in point.unfinished:
+            self.gate.go_on(_nameless(run.msg_id, "", run.cell_id))
+        try:
+            return await self._service.restore(self.kernel_id, point.name, keep=False)
+        except BaseException:
+            self.gate.reset()
+            self.points.base, self.points.since = base, since
+            for cell in running:
+                self.gate.go_on(cell)
+            raise
 
     @property
     def _is_in_unfinished(self) -> bool:

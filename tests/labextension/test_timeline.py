@@ -8,7 +8,12 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.engine.harness import wait_until
-from tests.labextension.harness import Lab, LabServer
+from tests.labextension.harness import (
+    Lab,
+    LabServer,
+    expect_enabled,
+    kernel_toolbar_button,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
@@ -258,6 +263,7 @@ def test_a_console(jupyterlab: LabServer) -> None:
         page.get_by_role("button", name="Select Kernel").click()
         console = page.locator(".jp-ConsolePanel")
         editor = console.locator(".jp-CodeConsole-promptCell .cm-content")
+        expect_enabled(kernel_toolbar_button(console))
 
         def enter(code: str, *, printed: str) -> None:
             editor.click()

@@ -291,7 +291,8 @@ def test_a_restart_is_undone(server: Server) -> None:
     kernel.run("x = 1")
     status, _, _ = server.fetch("POST", f"api/kernels/{kernel.id}/restart")
     assert status == 200
-    wait_until(lambda: kernel.value() is None, "it is afresh")
+    kernel.front_end = server.front_end(kernel.id)
+    assert kernel.value() is None
     wait_until(
         lambda: kernel.timeline["points"][-1]["runs"][0]["outcome"] == "restarted",
         "that is noticed",
@@ -455,8 +456,8 @@ def test_the_switch_from_within(server: Server, place: str) -> None:
         if place == "cell"
         else f"!{COMMAND.format(server.user.python)} timeline {kernel.id} {{}}"
     )
-    kernel.front_end.run(command.format("on"))
-    assert kernel.timeline["is_on"]
+    printed = kernel.front_end.run(command.format("on"))
+    assert kernel.timeline["is_on"], printed
     kernel.wait_for_point()
     kernel.run("x = 1")
     kernel.travel(steps=-1)

@@ -36,9 +36,10 @@ export function applyDocument(
       first + between.length,
       present().length - last
     );
-    wanted.forEach((cell, at) => changeCell(present()[at], cell));
+    wanted.forEach((cell, at) => changeText(present()[at], cell));
     sharedModel.setMetadata(content.metadata);
   });
+  content.cells.forEach((cell, at) => changeOutputs(present()[at], cell));
 }
 
 type SharedCell = INotebookModel['sharedModel']['cells'][number];
@@ -49,7 +50,7 @@ function isCode(cell: SharedCell): cell is SharedCodeCell {
   return cell.cell_type === 'code';
 }
 
-function changeCell(shared: SharedCell, wanted: nbformat.ICell): void {
+function changeText(shared: SharedCell, wanted: nbformat.ICell): void {
   const before = shared.toJSON() as nbformat.ICell;
   if (sourceOf(before) !== sourceOf(wanted)) {
     shared.setSource(sourceOf(wanted));
@@ -57,13 +58,23 @@ function changeCell(shared: SharedCell, wanted: nbformat.ICell): void {
   if (!isEqual(before.metadata, wanted.metadata)) {
     shared.setMetadata(wanted.metadata as never);
   }
-  if (isCode(shared)) {
-    if (!isEqual(before.outputs, wanted.outputs)) {
-      shared.setOutputs((wanted.outputs ?? []) as nbformat.IOutput[]);
-    }
-    shared.execution_count =
-      (wanted.execution_count as nbformat.ExecutionCount) ?? null;
+}
+
+function changeOutputs(shared: SharedCell, wanted: nbformat.ICell): void {
+  if (!isCode(shared)) {
+    return;
   }
+  const before = shared.toJSON();
+  const outputs = (wanted.outputs ?? []) as nbformat.IOutput[];
+  if (!isEqual(before.outputs, outputs)) {
+    // One after the other: of both at once JupyterLab is told that something was added and
+    // something removed, joins the text that was added with what there is, and removes that
+    // (@jupyterlab/cells 4.6, `CodeCellModel.onOutputsChange`).
+    shared.setOutputs([]);
+    shared.setOutputs(outputs);
+  }
+  shared.execution_count =
+    (wanted.execution_count as nbformat.ExecutionCount) ?? null;
 }
 
 /**
