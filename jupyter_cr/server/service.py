@@ -220,7 +220,7 @@ class SnapshotService:
             return await self._checkpoint(
                 kernel_id,
                 name,
-                warm=True,
+                memory_only=True,
                 document=False,
                 automatic=operations.TIMELINE,
                 progress=report,
@@ -852,6 +852,25 @@ class SnapshotService:
             await asyncio.to_thread(operations.annotate_snapshot, name, note)
         self._emit("updated", snapshot=name, former_name=former_name)
         return await asyncio.to_thread(self._store.summary, name)
+
+    async def keep(
+        self, kernel_id: str, name: str, new_name: str, note: str = ""
+    ) -> Snapshot:
+        """Write a snapshot that is in memory only to disk, under another name; it stays
+        what it is.
+
+        Raises:
+            As `jupyter_cr.operations.keep_snapshot`.
+        """
+        async with EngineProcess() as engine:
+            request = {"op": "keep", "name": name, "new_name": new_name}
+            await engine.run(request, Snapshot)
+        if note:
+            await asyncio.to_thread(operations.annotate_snapshot, new_name, note)
+        kept = await asyncio.to_thread(self._store.summary, new_name)
+        for action in ("created", "durable"):
+            self._emit(action, snapshot=new_name, kernel_id=kernel_id, state=kept.state)
+        return kept
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove snapshots, all or none.

@@ -194,9 +194,7 @@ class Timelines:
                 f"There is no point {point} in the timeline of kernel {kernel_id}.",
                 "It may have gone, as the oldest do.",
             )
-        kept = await self._service.update(point, new_name=name, note=note or None)
-        self._emit("created", snapshot=name, kernel_id=kernel_id, state=kept.state)
-        return kept
+        return await self._service.keep(kernel_id, point, name, note)
 
     async def note_document(self, kernel_id: str, msg_id: str, content: bytes) -> None:
         """Keep a notebook as it was just before a cell.
@@ -253,7 +251,8 @@ class Timelines:
     # Begin and end
 
     async def start(self) -> None:
-        """Remove points that a server has left behind that was killed."""
+        """Remove points that a server has left behind that was killed: nobody knows what
+        led to them."""
         with suppress(StorageError, ImageError):
             left = await asyncio.to_thread(self._left_behind)
             await asyncio.to_thread(self._remove, left)
@@ -326,13 +325,11 @@ class Timelines:
         asyncio.get_running_loop().call_soon(tell)
 
     def _remove(self, names: Iterable[str]) -> list[str]:
-        """Points that nobody needs; those that have been given a name stay. Those that are
-        gone."""
+        """Points that nobody needs; those that are gone."""
         gone = []
         for name in names:
             try:
-                if self._store.summary(name).is_point:
-                    operations.remove_snapshots([name], store=self._store)
+                operations.remove_snapshots([name], store=self._store)
                 gone.append(name)
             except NoSuchSnapshot:
                 gone.append(name)

@@ -25,7 +25,7 @@ from jupyter_cr.store.garbage import is_attended
 from jupyter_cr.store.layout import SNAPSHOTS
 from jupyter_cr.store.packs import add_packs
 from jupyter_cr.store.session import Session
-from jupyter_cr.store.snapshot import TIMELINE, Snapshot, State
+from jupyter_cr.store.snapshot import Snapshot, State
 from jupyter_cr.store.twins import are_twins_alive
 
 __all__ = ["parents_of", "show"]
@@ -147,8 +147,7 @@ def _snapshot(entry: Entry, parent: str, directory: Path) -> Snapshot:
         kernel_name=entry.kernel_name,
         path=entry.path,
         has_document=entry.has_document,
-        # A point that somebody has given a name to is a snapshot like others.
-        automatic="" if entry.named and entry.automatic == TIMELINE else entry.automatic,
+        automatic=entry.automatic,
         pid=entry.pid,
         comm=entry.comm,
         processes=entry.processes,

@@ -188,7 +188,7 @@ def _where(
     given = {column: value for column, value in wanted.items() if value is not None}
     clauses = ["name IS NOT NULL", *(f"{column} = ?" for column in given)]
     if not with_points:
-        clauses.append(f"(named OR automatic != '{TIMELINE}')")
+        clauses.append(f"automatic != '{TIMELINE}'")
     return f"WHERE {' AND '.join(clauses)}", list(given.values())
 
 

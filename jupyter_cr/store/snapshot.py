@@ -12,7 +12,8 @@ HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
 
 TIMELINE = "timeline"
-"""`Snapshot.automatic` of a point of a kernel's timeline, which goes by itself."""
+"""`Snapshot.automatic` of a point of a kernel's timeline, which is in memory only and goes
+by itself."""
 
 State = Literal[
     "saving", "live", "memory", "warm", "durable", "corrupt", "future", "locked"

@@ -31,7 +31,6 @@ from jupyter_cr.store.secret import page_seed, read_secret
 from jupyter_cr.store.session import Session
 from jupyter_cr.store.snapshot import (
     HIBERNATED,
-    TIMELINE,
     Freed,
     Pruned,
     Snapshot,
@@ -474,8 +473,7 @@ class Store:
 
     def prune(self, policy: Policy | str, dry_run: bool = False) -> Pruned:
         """Remove what a policy does not keep. What is warm, is being read or saved,
-        hibernates, or is damaged, is kept in any case; so are points of timelines, which
-        have a policy of their own.
+        hibernates, or is damaged, is kept in any case.
 
         Args:
             policy: see `jupyter_cr.store.retention`.
@@ -487,16 +485,13 @@ class Store:
         if isinstance(policy, str):
             policy = parse_policy(policy)
         there = self.list()
-        kept = policy.kept(
-            s for s in there if s.state in ("durable", "warm") and not s.is_point
-        )
+        kept = policy.kept(s for s in there if s.state in ("durable", "warm"))
         removed = [
             snapshot
             for snapshot in there
             if snapshot.state == "durable"
             and snapshot.id not in kept
             and snapshot.automatic != HIBERNATED
-            and not snapshot.is_point
             and not is_held(self._directory(snapshot.id), by_reader=True)
         ]
         size = sum(snapshot.own for snapshot in removed)

@@ -343,7 +343,7 @@ const LAST: Record<Operation, Action> = {
   undo: 'restored',
   fork: 'forked',
   travel: 'travelled',
-  keep: 'created'
+  keep: 'durable'
 };
 
 /**
