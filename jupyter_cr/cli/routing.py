@@ -89,16 +89,18 @@ def switch_timeline(target: str, is_on: bool) -> _Switched:
     Raises:
         TargetError: there is no such kernel, or no server that looks after it.
     """
+    answer, problem = None, None
     try:
         kernel_id = resolve_target(target).kernel_id
         answer = ask_guardian(kernel_id, "timeline", is_on=is_on)
-    except (TargetError, UsageError):
-        # In one of its own cells, where it is no target; or where pids are others.
-        answer = ask_server("timeline", kernel_id=target, is_on=is_on)
-        if answer is None:
-            raise
+    except (TargetError, UsageError) as error:
+        problem = error
     if answer is None:
-        raise TargetError(
+        # In one of its own cells it is no target; and after a restore, pids are others
+        # there, so that no guardian can be recognized.
+        answer = ask_server("timeline", kernel_id=target, is_on=is_on)
+    if answer is None:
+        raise problem or TargetError(
             f"No server looks after {target}.",
             "A timeline is for kernels that a server with jupyter-cr has started.",
         )

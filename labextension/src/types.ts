@@ -5,7 +5,14 @@
 
 /** In which state a snapshot is. */
 export type State =
-  'saving' | 'live' | 'memory' | 'warm' | 'durable' | 'corrupt' | 'future' | 'locked';
+  | 'saving'
+  | 'live'
+  | 'memory'
+  | 'warm'
+  | 'durable'
+  | 'corrupt'
+  | 'future'
+  | 'locked';
 
 /** One line of a list of snapshots. */
 export interface ISnapshot {
@@ -166,13 +173,7 @@ export interface IForkAnswer {
 
 /** What has become of a run. */
 export type Outcome =
-  | 'running'
-  | 'ok'
-  | 'error'
-  | 'aborted'
-  | 'died'
-  | 'restarted'
-  | 'restored';
+  'running' | 'ok' | 'error' | 'aborted' | 'died' | 'restarted' | 'restored';
 
 /** What has changed a kernel: a cell, or a restart or a restore. */
 export interface IRun {

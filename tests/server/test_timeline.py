@@ -461,8 +461,8 @@ def test_the_switch_from_within(server: Server, place: str) -> None:
     kernel.run("x = 1")
     kernel.travel(steps=-1)
     assert kernel.value() is None
-    kernel.front_end.run(command.format("off"))
-    assert not kernel.timeline["is_on"]
+    printed = kernel.front_end.run(command.format("off"))
+    assert not kernel.timeline["is_on"], printed
 
 
 def test_points_are_thinned(user: User) -> None:

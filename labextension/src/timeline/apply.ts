@@ -12,34 +12,38 @@ export function applyDocument(
   content: nbformat.INotebookContent
 ): void {
   const { sharedModel } = model;
-  const present = () => sharedModel.cells;
+  const wanted = content.cells;
+  const before = [...sharedModel.cells];
+  const isSame = (shared: SharedCell | undefined, cell: nbformat.ICell) =>
+    shared?.id === cell.id && shared?.cell_type === cell.cell_type;
+  let first = 0;
+  while (first < wanted.length && isSame(before[first], wanted[first])) {
+    first++;
+  }
+  let last = 0;
+  while (
+    last < Math.min(wanted.length, before.length) - first &&
+    isSame(before[before.length - 1 - last], wanted[wanted.length - 1 - last])
+  ) {
+    last++;
+  }
+  const between = wanted.slice(first, wanted.length - last);
+  if (between.length || first + last < before.length) {
+    sharedModel.transact(() => {
+      // There is no moment without a cell, in which JupyterLab would add one.
+      sharedModel.insertCells(first, between as never);
+      const from = first + between.length;
+      sharedModel.deleteCellRange(from, before.length - last + between.length);
+    });
+  }
+  // Not within that: the cells are made when it has ended.
   sharedModel.transact(() => {
-    const wanted = content.cells;
-    const isSame = (at: number, cell: nbformat.ICell) =>
-      present()[at]?.id === cell.id &&
-      present()[at]?.cell_type === cell.cell_type;
-    let first = 0;
-    while (first < wanted.length && isSame(first, wanted[first])) {
-      first++;
+    wanted.forEach((cell, at) => changeText(sharedModel.cells[at], cell));
+    if (!isEqual(sharedModel.getMetadata(), content.metadata)) {
+      sharedModel.setMetadata(content.metadata);
     }
-    let last = 0;
-    while (
-      last < Math.min(wanted.length, present().length) - first &&
-      isSame(present().length - 1 - last, wanted[wanted.length - 1 - last])
-    ) {
-      last++;
-    }
-    const between = wanted.slice(first, wanted.length - last);
-    // There is no moment without a cell, in which JupyterLab would add one.
-    sharedModel.insertCells(first, between as never);
-    sharedModel.deleteCellRange(
-      first + between.length,
-      present().length - last
-    );
-    wanted.forEach((cell, at) => changeText(present()[at], cell));
-    sharedModel.setMetadata(content.metadata);
   });
-  content.cells.forEach((cell, at) => changeOutputs(present()[at], cell));
+  wanted.forEach((cell, at) => changeOutputs(sharedModel.cells[at], cell));
 }
 
 type SharedCell = INotebookModel['sharedModel']['cells'][number];

@@ -119,7 +119,9 @@ function Bar(props: {
   const found = points.findIndex(({ name }) => name === wanted);
   const at = found < 0 ? here : found;
   const point = points[at] as IPoint | undefined;
-  const label = point ? labelOf(timeline, point, trans) : trans.__('No point yet');
+  const label = point
+    ? labelOf(timeline, point, trans)
+    : trans.__('No point yet');
   const move = (index: number) => {
     const { name } = points[index];
     setWanted(name);

@@ -153,7 +153,10 @@ export class Travels {
   private said({ run }: ITravelAnswer, isWithoutNotebook: boolean): string {
     const { trans } = this;
     const said = run
-      ? trans.__('Kernel and notebook are back at before %1.', nameOf(run, trans))
+      ? trans.__(
+          'Kernel and notebook are back at before %1.',
+          nameOf(run, trans)
+        )
       : trans.__('Kernel and notebook are at another point.');
     return isWithoutNotebook
       ? trans.__(
