@@ -15,7 +15,7 @@ works in IPython in a terminal, and in any Python program.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
@@ -34,6 +34,7 @@ from jupyter_cr.glue.hooks import now_checkpointing
 from jupyter_cr.glue.whereabouts import Role
 
 if TYPE_CHECKING:
+    from jupyter_cr.glue.forking.forks import Forks
     from jupyter_cr.store import Snapshot
 
 __all__ = [
@@ -234,16 +235,43 @@ def _never(answer: msgspec.Raw | Copied, what: str) -> Checkpoint:
     )
 
 
-def fork(name: str) -> Fork:
-    """Bring a snapshot back beside whatever runs, as a kernel of its own.
+@overload
+def fork(
+    what: int | None = None,
+    *,
+    concurrency: int | None = None,
+    timeout: float | None = None,
+    progress: bool = True,
+) -> Forks: ...
+@overload
+def fork(what: str) -> Fork: ...
+def fork(what: str | int | None = None, **options: Any) -> Fork | Forks:
+    """Forks: of a snapshot, as a kernel of its own beside whatever runs; or of this
+    process as it is now, to run something in, whose outcome comes back::
+
+        with jupyter_cr.fork(8) as forks:
+            losses = forks.map(train, [0.1, 0.01, 0.001])
+
+        for fork in jupyter_cr.fork(3):
+            print(fork.run("train(rate)", rate=10 ** -fork.index).value)
 
     Args:
-        name: of the snapshot, which may be any kernel's.
+        what: the name of a snapshot, which may be any kernel's; or how many forks of this
+            process, see `jupyter_cr.glue.forking.forks.Forks`, which has the options.
 
     Raises:
         NoSuchSnapshot: there is none of that name.
+        UsageError: not a number of forks.
         CheckpointRestoreError: it cannot be forked, as the message says.
     """
+    if not isinstance(what, str):
+        from jupyter_cr.glue.forking.forks import Forks
+
+        return Forks(what, **options)
+    return _fork_snapshot(what)
+
+
+def _fork_snapshot(name: str) -> Fork:
     builtin.install()
     answer = ask("fork", snapshot=name)
     if isinstance(answer, Copied):

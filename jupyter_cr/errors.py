@@ -8,12 +8,15 @@
     ├── TargetError             3   the process or tree named cannot be worked on
     │   ├── NoSuchProcess
     │   ├── PermissionDenied    4
-    │   └── AlreadyTraced       5
+    │   ├── AlreadyTraced       5
+    │   └── ForkFailed         20   it has ended, or what it raised cannot be brought here
     ├── Unsupported             6   refused at checkpoint: it could not be restored
     ├── ImageError              7
     │   ├── CorruptImage        7
     │   ├── FutureImage         8   written by a later release
     │   ├── NoSuchSnapshot      9
+    │   ├── Untrusted          18   from elsewhere, and nobody has said that it may run
+    │   ├── LockedImage        19   encrypted, and its key is not at hand
     │   └── NameTaken          10
     ├── StorageError           11   disk full, store not writable
     │   └── StoreBusy          17   somebody else is at it: wait
@@ -39,8 +42,10 @@ __all__ = [
     "CorruptImage",
     "EngineError",
     "FileChanged",
+    "ForkFailed",
     "FutureImage",
     "ImageError",
+    "LockedImage",
     "NameTaken",
     "NoSuchProcess",
     "NoSuchSnapshot",
@@ -52,6 +57,7 @@ __all__ = [
     "StoreBusy",
     "TargetError",
     "Unsupported",
+    "Untrusted",
     "UsageError",
     "printable",
 ]
@@ -115,6 +121,13 @@ class PermissionDenied(TargetError):
 
 class AlreadyTraced(TargetError):
     exit_code = 5
+
+
+class ForkFailed(TargetError):
+    """A fork that was to run something has ended before it was done; or it has raised
+    what cannot be brought here, and is named in the message."""
+
+    exit_code = 20
 
 
 class Unsupported(CheckpointRestoreError):

@@ -1,6 +1,7 @@
 """Magics for IPython, in kernels and in terminals: ``%load_ext jupyter_cr``.
 
-``%checkpoint``, ``%%checkpoint``, ``%snapshots``, ``%restore``, ``%fork``, ``%undo``.
+``%checkpoint``, ``%%checkpoint``, ``%snapshots``, ``%restore``, ``%fork``, ``%%fork``,
+``%undo``.
 """
 
 # IPython's decorators have no types.
@@ -9,6 +10,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +32,8 @@ from jupyter_cr.glue.ipython import ShellGlue
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
+    from jupyter_cr.glue.rollback import Rollback
+
 __all__ = ["CheckpointMagics", "load_ipython_extension", "unload_ipython_extension"]
 
 _NAMED = ("restore", "fork")
@@ -43,6 +47,9 @@ def _shown_plainly() -> Iterator[None]:
     try:
         yield
     except CheckpointRestoreError as error:
+        if "_render_traceback_" in vars(error):
+            # It is a cell's own, from a fork.
+            raise
         _show_as(error, f"{type(error).__name__}: {error}")
         raise
 
@@ -106,28 +113,62 @@ class CheckpointMagics(Magics):
                     "--rollback is for a cell that may fail.",
                     "Begin the cell with %%checkpoint --rollback.",
                 )
+        rollback = self._rollback() if arguments.rollback else None
         with _shown_plainly():
             taken = api.checkpoint(
                 arguments.name, _unquoted(arguments.note), warm=arguments.warm
             )
         if cell is None or not taken.is_original:
+            if rollback is not None and (error := rollback.find()) is not None:
+                print(  # noqa: T201 - that is how a magic speaks
+                    f"The cell failed. This is snapshot {taken.name!r}, from before it.",
+                    file=sys.stderr,
+                )
+                raise error
             return taken
         for warning in taken.warnings:
             print(warning, file=sys.stderr)  # noqa: T201 - that is how a magic speaks
-        self._run(cell, taken.name, rollback=arguments.rollback)
+        if rollback is None:
+            self._run(cell, taken.name)
+        else:
+            self._run_or_go_back(cell, taken.name, rollback)
         return None
 
-    def _run(self, cell: str, snapshot: str, *, rollback: bool) -> None:
+    def _rollback(self) -> Rollback:
+        # Imported where needed: by few.
+        from jupyter_cr.glue.rollback import Rollback
+
+        return Rollback()
+
+    def _run_or_go_back(self, cell: str, snapshot: str, rollback: Rollback) -> None:
+        from jupyter_cr.glue.forking.running import telling
+
+        assert self.shell is not None
+        told: list[str] = []
+        with telling(self.shell, told):
+            result: ExecutionResult = self.shell.run_cell(cell, store_history=False)
+        error = result.error_before_exec or result.error_in_exec
+        if error is None:
+            return
+        if not isinstance(error, KeyboardInterrupt):
+            try:
+                rollback.leave(error, tuple(told))
+                # What had raised may have changed anything: not worth keeping.
+                api.restore(snapshot, keep=False)
+            except CheckpointRestoreError as failure:
+                rollback.forget()
+                print(  # noqa: T201 - that is how a magic speaks
+                    f"The cell failed, and what it has changed is still so: {failure}",
+                    file=sys.stderr,
+                )
+        _show_as(error, "\n".join(told))
+        raise error
+
+    def _run(self, cell: str, snapshot: str) -> None:
         assert self.shell is not None
         result: ExecutionResult = self.shell.run_cell(cell, store_history=False)
         error = result.error_before_exec or result.error_in_exec
         if error is None:
-            return
-        if rollback and not isinstance(error, KeyboardInterrupt):
-            _print(f"The cell failed. Going back to snapshot {snapshot!r} ...")
-            with _shown_plainly():
-                # What had raised may have changed anything: not worth keeping.
-                api.restore(snapshot, keep=False)
             return
         # The traceback has been shown. Raised again so that what comes after this cell,
         # as in "Run All", does not run.
@@ -152,18 +193,64 @@ class CheckpointMagics(Magics):
             return api.restore(arguments.name, keep=not arguments.discard)
 
     @magic_arguments()
-    @argument("name", help="of the snapshot")
-    @line_magic
-    def fork(self, line: str) -> api.Fork:
-        """Bring a snapshot back beside this kernel, as a kernel of its own."""
+    @argument("name", nargs="?", help="%%fork only: of the snapshot")
+    @argument("--keep", metavar="NAME", help="%%%%fork only: keep the fork as a snapshot")
+    @argument(
+        "--adopt",
+        action="store_true",
+        help="%%%%fork only: if the cell succeeds, the fork takes this kernel's place",
+    )
+    @argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="%%%%fork only: end it if it takes longer",
+    )
+    @line_cell_magic
+    def fork(self, line: str, cell: str | None = None) -> api.Fork | None:
+        """Bring a snapshot back beside this kernel, as a kernel of its own; with %%fork
+        run the cell in a fork of this kernel, as it is now, which then ends.
+
+        What the cell prints, shows and raises is shown here; what it changes is not
+        changed here.
+        """
         arguments = parse_argstring(self.fork, line)
         with _shown_plainly():
-            if getattr(self.shell, "kernel", None) is None:
+            if cell is not None:
+                _require(not arguments.name, "A cell runs in a fork of this very kernel.")
+                self._run_in_fork(cell, arguments)
+                return None
+            is_for_cell = arguments.keep or arguments.adopt or arguments.timeout
+            _require(not is_for_cell, "--keep, --adopt and --timeout are for a cell.")
+            _require(bool(arguments.name), "A fork of which snapshot?")
+            if self._is_terminal:
                 raise UsageError(
                     "A fork of IPython in a terminal would read from this terminal, too.",
                     "%restore puts the snapshot in its place. Kernels can be forked.",
                 )
-            return api.fork(arguments.name)
+            return api.fork(str(arguments.name))
+
+    @property
+    def _is_terminal(self) -> bool:
+        return getattr(self.shell, "kernel", None) is None
+
+    def _run_in_fork(self, cell: str, arguments: Namespace) -> None:
+        from jupyter_cr.glue.forking.cells import run_in_fork
+
+        if self._is_terminal and (arguments.keep or arguments.adopt):
+            raise UsageError(
+                "A fork of IPython in a terminal has no terminal of its own.",
+                "%%fork runs the cell and ends it. Forks of kernels can be kept.",
+            )
+        outcome = run_in_fork(
+            cell,
+            keep=arguments.keep or "",
+            adopt=arguments.adopt,
+            timeout=arguments.timeout,
+        )
+        if outcome is not None and outcome.error is not None:
+            # The traceback is that of the fork.
+            raise outcome.error
 
     @magic_arguments()
     @argument("steps", nargs="?", type=int, default=1, help="1 for the latest snapshot")
@@ -175,8 +262,9 @@ class CheckpointMagics(Magics):
             return api.undo(arguments.steps)
 
 
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - that is how a magic speaks
+def _require(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise UsageError(otherwise, "%fork NAME, or a cell that begins with %%fork.")
 
 
 def _expect_nothing(magic: str, line: str) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,9 +40,9 @@ from jupyter_cr.kernels.connection import (
     write_connection,
 )
 from jupyter_cr.kernels.target import Target, resolve_target
-from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store
+from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store, TwinLimits
 from jupyter_cr.store.places import AnyStore, open_store
-from jupyter_cr.store.retention import RETENTION_VARIABLE
+from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
 from jupyter_cr.store.snapshot import HIBERNATED, TIMELINE
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ __all__ = [
     "twins_cost",
     "verify_snapshot",
     "verify_snapshots",
+    "within_policy",
 ]
 
 Progress = Callable[[str, float], None]
@@ -115,7 +117,7 @@ class CheckpointResult(msgspec.Struct, frozen=True, kw_only=True):
     downtime_ms: float
     """From the first thread stopped to the last let go."""
     elapsed_ms: float
-    """Until the snapshot was durable."""
+    """Until the snapshot was in that state."""
     bytes: int
     processes: tuple[ProcessOutcome, ...]
     parent: str = ""
@@ -173,6 +175,7 @@ def checkpoint(
     automatic: str = "",
     store: Store | None = None,
     progress: Progress | None = None,
+    live: Callable[[CheckpointResult], None] | None = None,
 ) -> CheckpointResult:
     """Take a snapshot of a running tree, which goes on, unless it is to `end`.
 
@@ -188,6 +191,8 @@ def checkpoint(
         notebook: which document the kernel works for.
         document: that document as it is, JSON; empty if there is none.
         automatic: why the snapshot is taken without being asked for.
+        live: told of the snapshot as soon as the tree goes on, and it can be restored and
+            forked, while it is being written to disk.
 
     Raises:
         UsageError, TargetError: wrong target or name; nothing was stopped.
@@ -219,10 +224,13 @@ def checkpoint(
             outcome = checkpoint_tree(
                 found.pid,
                 writer,
-                warm=warm,
+                warm=warm or live is not None,
                 memory_only=memory_only,
                 held=held if end else None,
                 progress=_shown_by(writer, progress),
+                live=None
+                if live is None
+                else partial(_tell_live, live, writer, parent, started),
             )
             processes = _add_outcome(writer, outcome, memory_only=memory_only)
             with _phase(progress, "swap" if end else "sync"):
@@ -230,7 +238,9 @@ def checkpoint(
                 writer.commit(durable=not memory_only)
                 if end:
                     outcome.end()
-        name = writer.name
+        name, id_ = writer.name, writer.id
+    if live is not None and not (warm or memory_only):
+        store.evict_twins(TwinLimits(count=0), only={id_})
     taken = store.summary(name)
     return CheckpointResult(
         name=name,
@@ -240,6 +250,26 @@ def checkpoint(
         bytes=outcome.bytes,
         processes=processes,
         parent=taken.parent,
+    )
+
+
+def _tell_live(
+    tell: Callable[[CheckpointResult], None],
+    writer: StoredWriter,
+    parent: str,
+    started: float,
+    outcome: CheckpointOutcome,
+) -> None:
+    tell(
+        CheckpointResult(
+            name=writer.name,
+            state="live",
+            downtime_ms=outcome.downtime_ms,
+            elapsed_ms=_milliseconds_since(started),
+            bytes=outcome.bytes,
+            processes=_process_outcomes(outcome),
+            parent=parent,
+        )
     )
 
 
@@ -323,10 +353,7 @@ def _text(argument: str) -> str:
 def _add_outcome(
     writer: ImageWriter, outcome: CheckpointOutcome, *, memory_only: bool
 ) -> tuple[ProcessOutcome, ...]:
-    processes = tuple(
-        ProcessOutcome(p.pid, p.comm, p.threads, p.descriptors, p.bytes)
-        for p in outcome.processes
-    )
+    processes = _process_outcomes(outcome)
     writer.add(
         Outcome(
             downtime_ms=outcome.downtime_ms,
@@ -337,6 +364,13 @@ def _add_outcome(
         )
     )
     return processes
+
+
+def _process_outcomes(outcome: CheckpointOutcome) -> tuple[ProcessOutcome, ...]:
+    return tuple(
+        ProcessOutcome(p.pid, p.comm, p.threads, p.descriptors, p.bytes)
+        for p in outcome.processes
+    )
 
 
 def keep_snapshot(
@@ -730,7 +764,7 @@ def remove_snapshots(names: Sequence[str], *, store: AnyStore | None = None) -> 
 
 
 def prune_snapshots(
-    policy: str, *, dry_run: bool = False, store: Store | None = None
+    policy: str, *, dry_run: bool = False, store: AnyStore | None = None
 ) -> Pruned:
     """Remove the snapshots that a policy does not keep, or only say which those are.
 
@@ -756,6 +790,23 @@ def twins_cost(*, store: Store | None = None) -> int:
 def retention_policy() -> str:
     """The one that is to be applied whenever a snapshot has been taken; empty if none."""
     return os.environ.get(RETENTION_VARIABLE, "").strip()
+
+
+@contextmanager
+def within_policy() -> Iterator[None]:
+    """Where a snapshot is taken, and no server keeps house: at the end, what the policy of
+    the environment does not keep is removed.
+
+    Raises:
+        UsageError: it is not understood; nothing has been done yet.
+    """
+    if policy := retention_policy():
+        parse_policy(policy)
+    yield
+    if policy:
+        # The snapshot is there, whether or not others can go.
+        with suppress(ImageError, StorageError):
+            prune_snapshots(policy)
 
 
 def collect_garbage(
@@ -860,7 +911,7 @@ def tag_snapshot(
     add: Sequence[str] = (),
     remove: Sequence[str] = (),
     *,
-    store: Store | None = None,
+    store: AnyStore | None = None,
 ) -> tuple[str, ...]:
     """Give a snapshot tags, and take some away; those that it has now.
 
@@ -901,7 +952,7 @@ def trust_snapshot(
     return store.summary(name)
 
 
-def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:
+def rename_snapshot(name: str, new_name: str, *, store: AnyStore | None = None) -> None:
     """Give a snapshot another name.
 
     Raises:

@@ -21,7 +21,7 @@ LAYERS = (
     {"store"},
     {"kernels"},
     {"background"},
-    {"bundles", "operations"},
+    {"bundles", "comparing", "operations"},
     {"glue"},
     {"api"},
     {"cli", "magics", "server"},

@@ -13,10 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from jupyter_cr.store.older import older_lines
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jupyter_cr.bundles import ImportResult
     from jupyter_cr.engine.describe import ProcessDescription, SnapshotDescription
-    from jupyter_cr.image.records import ProcessOutcome
+    from jupyter_cr.image.records import CellFacts, ProcessOutcome
     from jupyter_cr.operations import (
         CheckpointResult,
         RestoreResult,
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from jupyter_cr.tracer.capabilities import Capabilities
 
 __all__ = [
+    "console",
     "show_capabilities",
     "show_checkpoint",
     "show_details",
@@ -36,6 +41,7 @@ __all__ = [
     "show_imported",
     "show_kept",
     "show_list",
+    "show_older",
     "show_pruned",
     "show_pulled",
     "show_pushed",
@@ -43,6 +49,7 @@ __all__ = [
     "show_tree",
     "show_twins",
     "show_verified",
+    "size",
 ]
 
 _STATE_STYLES = {
@@ -59,7 +66,8 @@ _PIPE_WIDTH = 160
 _COMMAND_LENGTH = 100
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where results are shown."""
     # In a pipe, rich would wrap at 80 columns.
     return Console(
         highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH
@@ -73,13 +81,14 @@ def _table(*columns: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
-def _size(count: int) -> str:
-    size = float(count)
+def size(count: int) -> str:
+    """Bytes, for people."""
+    left = float(count)
     for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
+        if left < 1024:
+            return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
+        left /= 1024
+    return f"{left:.2f} GiB"
 
 
 def _time(iso: str) -> str:
@@ -91,17 +100,17 @@ def _time(iso: str) -> str:
 
 def show_capabilities(found: Capabilities) -> None:
     """What there is, and the advice for what there is not."""
-    console = _console()
+    out = console()
     table = _table("", "capability", "needed for", "found")
     for item in found.items:
         mark = "[green]yes[/]" if item.ok else "[red]no[/]"
         table.add_row(
             mark, escape(item.name), escape(item.required_for), escape(item.detail)
         )
-    console.print(table)
+    out.print(table)
     for item in found.items:
         if not item.ok and item.advice:
-            console.print(f"[bold]{escape(item.name)}[/]: {escape(item.advice)}")
+            out.print(f"[bold]{escape(item.name)}[/]: {escape(item.advice)}")
 
 
 def _processes(processes: Sequence[ProcessOutcome]) -> Table:
@@ -113,39 +122,39 @@ def _processes(processes: Sequence[ProcessOutcome]) -> Table:
             escape(process.comm),
             str(process.threads),
             str(process.descriptors),
-            _size(process.bytes),
+            size(process.bytes),
         )
     return table
 
 
 def show_checkpoint(result: CheckpointResult) -> None:
     """Its name, what it cost, and what was taken."""
-    console = _console()
+    out = console()
     count = len(result.processes)
     what = "1 process" if count == 1 else f"{count} processes"
-    console.print(
+    out.print(
         f"Snapshot [bold]{escape(result.name)}[/] is {result.state}: "
-        f"{_size(result.bytes)} of {what}"
+        f"{size(result.bytes)} of {what}"
     )
-    console.print(
+    out.print(
         f"Downtime {result.downtime_ms:.1f} ms, durable after {result.elapsed_ms:.0f} ms"
     )
-    console.print(_processes(result.processes))
+    out.print(_processes(result.processes))
 
 
 def show_hibernation(result: CheckpointResult) -> None:
     """What was saved, and how it goes on."""
     show_checkpoint(result)
-    _console().print(
+    console().print(
         f"It has been ended. To go on: jupyter cr restore {escape(result.name)}"
     )
 
 
 def show_list(snapshots: Sequence[Snapshot]) -> None:
     """A line for each snapshot, or a sentence that there are none."""
-    console = _console()
+    out = console()
     if not snapshots:
-        console.print("No snapshots yet. Take one with: jupyter cr checkpoint TARGET")
+        out.print("No snapshots yet. Take one with: jupyter cr checkpoint TARGET")
         return
     right = ("size", "processes")
     table = _table(
@@ -156,29 +165,29 @@ def show_list(snapshots: Sequence[Snapshot]) -> None:
             escape(snapshot.name),
             _state(snapshot),
             _time(snapshot.created),
-            _size(snapshot.bytes),
+            size(snapshot.bytes),
             str(snapshot.processes or ""),
             escape(snapshot.kernel_name or snapshot.comm),
             escape(" ".join(snapshot.tags)),
             escape(snapshot.note or snapshot.problem or snapshot.automatic),
         )
-    console.print(table)
+    out.print(table)
 
 
 def show_imported(result: ImportResult) -> None:
     """What came from elsewhere, who has sent it, and what it lacks here."""
-    console = _console()
+    out = console()
     who = escape(result.signer_name or result.signer)
-    console.print(f"Snapshot [bold]{escape(result.name)}[/] is here, signed by {who}")
+    out.print(f"Snapshot [bold]{escape(result.name)}[/] is here, signed by {who}")
     if not result.trusted:
-        console.print(
+        out.print(
             "It is not restored before you say that you trust it: to restore it is to run "
             f"its code.\n  jupyter cr trust {escape(result.name)}"
         )
     if result.missing:
-        console.print("A restore needs what is not here:")
+        out.print("A restore needs what is not here:")
     for sentence in (*result.missing, *result.warnings):
-        console.print(f"  {escape(sentence)}")
+        out.print(f"  {escape(sentence)}")
 
 
 def _state(snapshot: Snapshot) -> str:
@@ -208,11 +217,11 @@ def show_tree(snapshots: Sequence[Snapshot]) -> None:
             above = branches.get(snapshot.parent, top)
             branches[snapshot.name] = above.add(_tree_line(snapshot))
         waiting = [snapshot for snapshot in waiting if snapshot.name not in branches]
-    _console().print(top)
+    console().print(top)
 
 
 def _tree_line(snapshot: Snapshot) -> str:
-    words = [_state(snapshot), _time(snapshot.created), _size(snapshot.bytes)]
+    words = [_state(snapshot), _time(snapshot.created), size(snapshot.bytes)]
     words += [f"[cyan]{escape(tag)}[/]" for tag in snapshot.tags]
     text = snapshot.note or snapshot.problem or snapshot.automatic
     if text:
@@ -223,35 +232,43 @@ def _tree_line(snapshot: Snapshot) -> str:
 def show_twins(count: int, cost: int) -> None:
     """What those snapshots cost that are in memory."""
     are = "1 snapshot is" if count == 1 else f"{count} snapshots are"
-    _console().print(f"{are} in memory; that takes {_size(cost)}")
+    console().print(f"{are} in memory; that takes {size(cost)}")
+
+
+def show_older(root: Path, names: Sequence[str]) -> None:
+    """That there are snapshots which cannot be read: beside the table, not in it."""
+    if names:
+        console = Console(highlight=False, soft_wrap=True, stderr=True)
+        for line in older_lines(root, names):
+            console.print(escape(line))
 
 
 def show_freed(freed: Freed) -> None:
     """How much room there is more."""
-    console = _console()
+    out = console()
     for name in freed.found:
-        console.print(f"Found again: [bold]{escape(name)}[/]")
+        out.print(f"Found again: [bold]{escape(name)}[/]")
     gone = [name for name in freed.names if name not in freed.held]
     if gone:
-        console.print(f"Removed: {escape(', '.join(gone))}")
+        out.print(f"Removed: {escape(', '.join(gone))}")
     for name in freed.held:
-        console.print(
+        out.print(
             f"[yellow]Note:[/] {escape(name)} is being read, and goes when that ends."
         )
-    console.print(f"Freed {_size(freed.bytes)}")
+    out.print(f"Freed {size(freed.bytes)}")
 
 
 def show_pruned(pruned: Pruned) -> None:
     """What a policy has removed, or would remove."""
-    console = _console()
+    out = console()
     verb = "Would be removed" if pruned.dry_run else "Removed"
     for snapshot in pruned.removed:
-        console.print(
+        out.print(
             f"{verb}: [bold]{escape(snapshot.name)}[/], {_time(snapshot.created)}, "
-            f"{_size(snapshot.own)}"
+            f"{size(snapshot.own)}"
         )
-    freed = f"{_size(pruned.bytes)} {'would be freed' if pruned.dry_run else 'freed'}"
-    console.print(f"{len(pruned.removed)} go, {pruned.kept} stay, {freed}")
+    freed = f"{size(pruned.bytes)} {'would be freed' if pruned.dry_run else 'freed'}"
+    out.print(f"{len(pruned.removed)} go, {pruned.kept} stay, {freed}")
 
 
 def show_pushed(result: Transferred) -> None:
@@ -261,16 +278,14 @@ def show_pushed(result: Transferred) -> None:
 
 def show_kept(snapshot: Snapshot) -> None:
     """What it is called, and what it takes."""
-    _console().print(
-        f"[bold]{escape(snapshot.name)}[/] is on disk: {_size(snapshot.bytes)}"
-    )
+    console().print(f"[bold]{escape(snapshot.name)}[/] is on disk: {size(snapshot.bytes)}")
 
 
 def show_pulled(result: Transferred) -> None:
     """What it is called here, and how much of it had to be fetched."""
     _show_transferred(f"{result.source} of {result.url} is here", result, "fetched")
     if not result.trusted:
-        _console().print(
+        console().print(
             "[yellow]Note:[/] it is restored only if you trust it: jupyter cr trust "
             f"{escape(result.name)}"
         )
@@ -278,16 +293,16 @@ def show_pulled(result: Transferred) -> None:
 
 def _show_transferred(what: str, result: Transferred, verb: str) -> None:
     alias = f" as {result.name}" if result.name != result.source else ""
-    _console().print(
-        f"Snapshot {escape(what + alias)}: {_size(result.bytes)} {verb} for "
-        f"{_size(result.logical)} of memory, in {result.elapsed_ms:.0f} ms",
+    console().print(
+        f"Snapshot {escape(what + alias)}: {size(result.bytes)} {verb} for "
+        f"{size(result.logical)} of memory, in {result.elapsed_ms:.0f} ms",
         soft_wrap=True,
     )
 
 
 def show_details(details: SnapshotDetails) -> None:
     """What a snapshot is, where it was taken, and all that is in it."""
-    console = _console()
+    out = console()
     header, snapshot = details.header, details.snapshot
     rows = [
         ("name", snapshot.name),
@@ -296,7 +311,9 @@ def show_details(details: SnapshotDetails) -> None:
         ("after", snapshot.parent),
         ("tags", " ".join(snapshot.tags)),
         ("note", snapshot.note),
-        ("size", _size(snapshot.bytes)),
+        ("last cell", _cell(header.notebook.last_cell)),
+        ("running cell", _cell(header.notebook.running_cell)),
+        ("size", size(snapshot.bytes)),
         ("target", f"pid {header.pid} ({header.comm})"),
         ("kernel", header.kernel.kernel_name),
         ("connection", header.kernel.connection_file),
@@ -309,18 +326,22 @@ def show_details(details: SnapshotDetails) -> None:
     for label, value in rows:
         if value:
             grid.add_row(f"[bold]{label}[/]", escape(value))
-    console.print(grid)
+    out.print(grid)
     content = details.content
     if content.processes:
-        console.print()
-        console.print(_process_tree(content.processes))
-        console.print(_memory(content))
+        out.print()
+        out.print(_process_tree(content.processes))
+        out.print(_memory(content))
     elif details.outcome:
-        console.print()
-        console.print(_processes(details.outcome.processes))
+        out.print()
+        out.print(_processes(details.outcome.processes))
     for process in content.processes:
         if process.descriptors:
-            console.print(_descriptors(process))
+            out.print(_descriptors(process))
+
+
+def _cell(cell: CellFacts | None) -> str:
+    return f"[{cell.number}] {cell.source}" if cell else ""
 
 
 def _process_tree(processes: Sequence[ProcessDescription]) -> Tree:
@@ -354,13 +375,13 @@ def _memory(content: SnapshotDescription) -> Table:
                 str(process.pid),
                 memory.kind,
                 str(memory.mappings),
-                _size(memory.virtual),
-                _size(memory.stored),
+                size(memory.virtual),
+                size(memory.stored),
             )
     for shared in content.shared:
         name = f"shared: {escape(shared.name)}"
-        table.add_row("", name, "", _size(shared.size), _size(shared.stored))
-    table.add_row("", "[bold]total[/]", "", "", _size(content.stored))
+        table.add_row("", name, "", size(shared.size), size(shared.stored))
+    table.add_row("", "[bold]total[/]", "", "", size(content.stored))
     return table
 
 
@@ -377,10 +398,10 @@ def show_verified(result: VerifyResult) -> None:
     """That all is well, or what is not."""
     name = f"Snapshot [bold]{escape(result.name)}[/]"
     if result.problem:
-        _console().print(f"{name} is [red]damaged[/]: {escape(result.problem)}")
+        console().print(f"{name} is [red]damaged[/]: {escape(result.problem)}")
     else:
-        _console().print(
-            f"{name} is sound: {_size(result.bytes)} checked in {result.elapsed_ms:.0f} ms"
+        console().print(
+            f"{name} is sound: {size(result.bytes)} checked in {result.elapsed_ms:.0f} ms"
         )
 
 
@@ -393,13 +414,13 @@ def show_forked(result: RestoreResult) -> None:
     """Where the fork is, and how to talk to it."""
     _show_running(f"A fork of [bold]{escape(result.name)}[/] runs", result)
     if result.connection_file:
-        _console().print(
+        console().print(
             f"jupyter console --existing {escape(result.connection_file)}", soft_wrap=True
         )
 
 
 def _show_running(sentence: str, result: RestoreResult) -> None:
-    console = _console()
-    console.print(f"{sentence} as process {result.pid}, after {result.elapsed_ms:.0f} ms")
+    out = console()
+    out.print(f"{sentence} as process {result.pid}, after {result.elapsed_ms:.0f} ms")
     for warning in result.warnings:
-        console.print(f"[yellow]Note:[/] {escape(warning)}")
+        out.print(f"[yellow]Note:[/] {escape(warning)}")

@@ -19,24 +19,26 @@ from jupyter_cr.operations import (
     Progress,
     RestoreResult,
     checkpoint,
-    prune_snapshots,
     push_snapshot,
     restore,
-    retention_policy,
+    within_policy,
 )
 from jupyter_cr.store import Store
-from jupyter_cr.store.retention import parse_policy
 
 if TYPE_CHECKING:
+    from jupyter_cr.comparing import Comparison
     from jupyter_cr.store.transfer import Transferred
 
 __all__ = [
     "checkpoint_target",
+    "compare",
     "hibernate_target",
     "push_taken",
     "restore_snapshot",
     "switch_timeline",
 ]
+
+FOR_A_COMPARISON = "for a comparison"
 
 
 class _Restored(msgspec.Struct):
@@ -119,21 +121,47 @@ def _take(
     answer = ask_guardian(found.kernel_id, op, progress, **arguments)
     if answer is not None:
         return msgspec.json.decode(answer, type=CheckpointResult)
-    if policy := retention_policy():
-        # Found out now, what is wrong with it.
-        parse_policy(policy)
-    taken = checkpoint(
-        str(found.pid),
-        connection_file=found.connection_file,
-        progress=progress,
-        **arguments,
-        **ours,
+    with within_policy():
+        return checkpoint(
+            str(found.pid),
+            connection_file=found.connection_file,
+            progress=progress,
+            **arguments,
+            **ours,
+        )
+
+
+def compare(before: str, after: str | None, *, variables: bool) -> Comparison:
+    """`jupyter_cr.comparing.compare_snapshots`, with what runs now if there is no second
+    snapshot.
+
+    Raises:
+        NoSuchProcess: what the snapshot is of does not run.
+    """
+    # Imported where needed: the engine.
+    from jupyter_cr.comparing import compare_snapshots
+
+    if after is not None:
+        return compare_snapshots(before, after, variables=variables)
+    with Store() as store:
+        with store.open(before) as reader:
+            header = reader.header
+        target = header.kernel.kernel_id or header.kernel.connection_file
+        name = store.suggest_name(f"now-{before}")
+    taken = _take(
+        target or str(header.pid),
+        "checkpoint",
+        {"name": name, "note": "", "warm": True},
+        None,
+        automatic=FOR_A_COMPARISON,
     )
-    if policy:
-        # The snapshot is there, whether or not others can go.
-        with suppress(ImageError, StorageError):
-            prune_snapshots(policy)
-    return taken
+    try:
+        return msgspec.structs.replace(
+            compare_snapshots(before, taken.name, variables=variables), after=""
+        )
+    finally:
+        with suppress(ImageError, StorageError), Store() as store:
+            store.remove([taken.name])
 
 
 def push_taken(name: str, where: str, progress: Progress | None) -> Transferred:

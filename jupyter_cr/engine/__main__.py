@@ -4,11 +4,15 @@
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
 ``restore``, ``fork``, ``list``, ``show``, ``remove``, ``keep``, ``verify`` or ``check``,
-its other keys are that function's arguments in `jupyter_cr.operations`. It may be started
-ahead: while it waits for the request, it has all that it needs. Lines of JSON come back on
-standard output, each with a ``type``: any number of ``progress`` (``phase``,
-``fraction``), then one ``result`` (``result``) or ``error`` (``error``, ``message``,
-``hint``, ``exit_code``, ``http_status``). The exit status is the error's.
+its other keys are that function's arguments in `jupyter_cr.operations`; or ``export`` or
+``import``, of `jupyter_cr.bundles`, with ``fd``, a descriptor that it was given, for the
+stream. It may be started ahead: while it waits for the request, it has all that it needs.
+Lines of JSON come back on standard output, each with a ``type``: any number of ``progress``
+(``phase``, ``fraction``), for a checkpoint with ``live`` in the request one ``live``
+(``result``, as it will be) when it can be restored, then one ``result`` (``result``) or
+``error`` (``error``, ``message``, ``hint``, ``exit_code``, ``http_status``). Then it takes
+the next request, if one comes, and ends with the input, or with the first error, whose exit
+status it has.
 
 With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored
 or forked a tree closes its standard output behind the result, lives as long as the tree,
@@ -31,13 +35,14 @@ from pathlib import Path
 
 import msgspec
 
-from jupyter_cr import operations
+from jupyter_cr import bundles, operations
 from jupyter_cr.engine.waiter import become_waiter
 from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
 from jupyter_cr.image import NotebookFacts
 from jupyter_cr.kernels.lines import (
     ErrorLine,
     Line,
+    LiveLine,
     ProgressLine,
     ResultLine,
     encode_line,
@@ -60,12 +65,13 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
     note: str = ""
     warm: bool = False
     memory_only: bool = False
+    live: bool = False
     end: bool = False
     notebook: NotebookFacts | None = None
     document: msgspec.Raw = msgspec.Raw(b"null")
     automatic: str = ""
 
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         return operations.checkpoint(
             self.target,
             connection_file=Path(self.connection_file) if self.connection_file else None,
@@ -78,6 +84,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
             document=b"" if bytes(self.document) == b"null" else bytes(self.document),
             automatic=self.automatic,
             progress=progress,
+            live=progress.live if self.live else None,
         )
 
 
@@ -88,7 +95,7 @@ class _Restore(_Request, frozen=True, tag="restore"):
     asked_within: bool = False
     stay: bool = False
 
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         if self.stay:
             return operations.bring_restored(
                 self.name,
@@ -109,7 +116,7 @@ class _Fork(_Request, frozen=True, tag="fork"):
     asked_within: bool = False
     stay: bool = False
 
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         path = Path(self.connection_file) if self.connection_file else None
         if self.stay:
             return operations.bring_fork(
@@ -129,21 +136,21 @@ class _Fork(_Request, frozen=True, tag="fork"):
 
 
 class _List(_Request, frozen=True, tag="list"):
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         return operations.list_snapshots()
 
 
 class _Show(_Request, frozen=True, tag="show"):
     name: str
 
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         return operations.show_snapshot(self.name)
 
 
 class _Remove(_Request, frozen=True, tag="remove"):
     names: tuple[str, ...]
 
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         operations.remove_snapshots(self.names)
         return self.names
 
@@ -152,24 +159,53 @@ class _Keep(_Request, frozen=True, tag="keep"):
     name: str
     new_name: str
 
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         return operations.keep_snapshot(self.name, self.new_name, progress=progress)
 
 
 class _Verify(_Request, frozen=True, tag="verify"):
     name: str
 
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         return operations.verify_snapshot(self.name, progress=progress)
 
 
 class _Check(_Request, frozen=True, tag="check"):
-    def run(self, progress: operations.Progress) -> object:
+    def run(self, progress: _Progress) -> object:
         return operations.check_capabilities()
 
 
+class _Export(_Request, frozen=True, tag="export"):
+    name: str
+    fd: int
+
+    def run(self, progress: _Progress) -> object:
+        with os.fdopen(self.fd, "wb") as stream:
+            return bundles.export_snapshot(self.name, stream)
+
+
+class _Import(_Request, frozen=True, tag="import"):
+    source: str
+    fd: int
+    name: str | None = None
+
+    def run(self, progress: _Progress) -> object:
+        with os.fdopen(self.fd, "rb") as stream:
+            return bundles.import_snapshot(stream, self.source, name=self.name)
+
+
 _AnyRequest = (
-    _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Keep | _Verify | _Check
+    _Checkpoint
+    | _Restore
+    | _Fork
+    | _List
+    | _Show
+    | _Remove
+    | _Keep
+    | _Verify
+    | _Check
+    | _Export
+    | _Import
 )
 
 
@@ -190,44 +226,55 @@ def _send(answers: int, message: Line) -> None:
             line = line[os.write(answers, line) :]
 
 
-def _progress_to(answers: int) -> operations.Progress:
-    last = ("", 0.0)
+class _Progress:
+    """Tells whoever has asked how far it is."""
 
-    def progress(phase: str, fraction: float) -> None:
-        nonlocal last
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
+        self._last = ("", 0.0)
+
+    def __call__(self, phase: str, fraction: float) -> None:
         if phase == "swap":
             # Too late: the one tree ends, the other has to go.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
         now = time.monotonic()
-        if phase != last[0] or fraction >= 1 or now - last[1] >= _PROGRESS_INTERVAL_S:
-            last = (phase, now)
-            _send(answers, ProgressLine(phase, fraction))
+        before, at = self._last
+        if phase != before or fraction >= 1 or now - at >= _PROGRESS_INTERVAL_S:
+            self._last = (phase, now)
+            _send(self._answers, ProgressLine(phase, fraction))
 
-    return progress
+    def live(self, result: object) -> None:
+        """And what there is already."""
+        _send(self._answers, LiveLine.of(result))
 
 
-def _read_request() -> _AnyRequest:
-    for name in _ENGINE:
-        import_module(name)
+def _understand(line: bytes) -> _AnyRequest:
     try:
-        request: _AnyRequest = msgspec.json.decode(
-            sys.stdin.buffer.readline(), type=_AnyRequest
-        )
+        request: _AnyRequest = msgspec.json.decode(line, type=_AnyRequest)
     except msgspec.MsgspecError as error:
         raise UsageError(
             f"The request is not understood: {error}.",
-            "One line of JSON is needed, as jupyter_cr/engine/__main__.py says.",
+            "Lines of JSON are needed, as jupyter_cr/engine/__main__.py says.",
         ) from error
     return request
 
 
 def _answer(
-    send: Callable[[Line], None], progress: operations.Progress
-) -> operations.Brought | int:
-    """What has been brought back and is to be stayed with, or the exit status."""
+    send: Callable[[Line], None], progress: _Progress, *, is_first: bool
+) -> operations.Brought | int | None:
+    """What has been brought back and is to be stayed with, or the exit status; None if
+    there are no more requests."""
+    # Whoever is called off before anything was begun just ends.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        result = _read_request().run(progress)
+        for name in _ENGINE:
+            import_module(name)
+        line = sys.stdin.buffer.readline()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if not (line or is_first):
+            return None
+        result = _understand(line).run(progress)
         if isinstance(result, operations.Brought):
             send(ResultLine.of(result.result))
             return result
@@ -249,12 +296,19 @@ def _answer(
 
 
 def main() -> int:
-    """Answer one request; the exit status."""
+    """Answer requests; the exit status."""
     answers = _take_stdout()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcome = _answer(lambda message: _send(answers, message), _progress_to(answers))
-    if isinstance(outcome, int):
-        return outcome
+    outcome: operations.Brought | int | None = 0
+    is_first = True
+    while outcome == 0:
+        outcome = _answer(
+            lambda message: _send(answers, message),
+            _Progress(answers),
+            is_first=is_first,
+        )
+        is_first = False
+    if outcome is None or isinstance(outcome, int):
+        return outcome or 0
     os.close(answers)
     if outcome.pager is not None:
         outcome.pager.run()

@@ -22,9 +22,9 @@ from jupyter_cr.engine.freeze import Freezing, Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
 from jupyter_cr.engine.machine import Machine, file_identities
 from jupyter_cr.engine.open_file_table import FileTable
-from jupyter_cr.engine.rehearsal import rehearse
+from jupyter_cr.engine.rehearsal import rehearse_once
 from jupyter_cr.engine.remote_process import RemoteProcess
-from jupyter_cr.engine.save import find_contents, save
+from jupyter_cr.engine.save import Saved, find_contents, find_sizes, save
 from jupyter_cr.engine.shared_memory import Copy
 from jupyter_cr.engine.state import process
 from jupyter_cr.engine.state.address_space import Layout, Region
@@ -102,6 +102,7 @@ def checkpoint_tree(
     memory_only: bool = False,
     held: ExitStack | None = None,
     progress: Progress | None = None,
+    live: Callable[[CheckpointOutcome], None] | None = None,
 ) -> CheckpointOutcome:
     """Checkpoint process `pid` and all its descendants into `writer`.
 
@@ -113,6 +114,7 @@ def checkpoint_tree(
         held: the tree stands still until this is closed, if it is given. Should we be
             killed, it goes on.
         progress: ``freeze`` while the tree may stand still, ``save`` from when it goes on.
+        live: told how it went as soon as the snapshot can be restored from its twins.
 
     Raises:
         NoSuchProcess, PermissionDenied, AlreadyTraced, TargetError: as `freeze`.
@@ -123,7 +125,7 @@ def checkpoint_tree(
     report = progress or _silent
     report("freeze", 0.0)
     survey = survey_tree(pid)
-    rehearse(_play)
+    rehearse_once(_play)
     taken = _take(pid, survey, held)
     frozen = taken.frozen
     twins = list(frozen.twins.values())
@@ -138,17 +140,22 @@ def checkpoint_tree(
                 writer.attach(TWINS_FILE, park_twins(parked))
             if warm and not memory_only:
                 writer.publish()
+                if live is not None:
+                    live(_outcome(taken, began, find_sizes(contents, frozen.shared)))
             stored = save(contents, frozen.shared, writer, partial(report, "save"))
     finally:
         for twin in twins:
             twin.end()
-    elapsed = (time.perf_counter() - began) * 1000
+    return _outcome(taken, began, stored)
+
+
+def _outcome(taken: _Taken, began: float, saved: Saved) -> CheckpointOutcome:
     return CheckpointOutcome(
-        frozen.downtime_ms,
-        elapsed,
-        stored.total,
-        _summarize(taken, stored.of),
-        frozen.freezing.end,
+        taken.frozen.downtime_ms,
+        (time.perf_counter() - began) * 1000,
+        saved.total,
+        _summarize(taken, saved.of),
+        taken.frozen.freezing.end,
     )
 
 

@@ -221,8 +221,18 @@ def _sessions(known: Container[int] = ()) -> dict[int, int]:
     for pid in list_pids():
         if pid not in known:
             with suppress(CheckpointRestoreError):
-                sessions[pid] = read_stat(pid).session
+                sessions[pid] = _session_of(pid)
     return sessions
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError as error:
+        raise NoSuchProcess(f"process {pid} does not exist (any more)") from error
+    except OSError:
+        # A security module may hide what /proc shows.
+        return read_stat(pid).session
 
 
 def _freeze_tree(tree: FrozenTree, known: dict[int, int]) -> None:

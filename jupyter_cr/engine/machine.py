@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -101,7 +102,8 @@ class FileIdentity(msgspec.Struct, frozen=True):
     def of(cls, path: str) -> FileIdentity:
         """As it is now. Raises OSError."""
         found = os.stat(path)
-        return cls(os.fsencode(path), found.st_size, found.st_mtime_ns, _build_id(path))
+        size, mtime_ns = found.st_size, found.st_mtime_ns
+        return cls(os.fsencode(path), size, mtime_ns, _build_id(path, size, mtime_ns))
 
     def require(self) -> None:
         """Check that the file is the one that it was.
@@ -145,9 +147,10 @@ _ELF_MAGIC, _GNU_BUILD_ID = b"\x7fELF", b"GNU\0"
 _HEAD = 4096
 
 
-def _build_id(path: str) -> bytes:
+@lru_cache(maxsize=4096)
+def _build_id(path: str, size: int, mtime_ns: int) -> bytes:
     """The linker's own hash (NT_GNU_BUILD_ID), from the first page, where linkers put
-    it; empty without one."""
+    it; empty without one. `size` and `mtime_ns` are the file's: read once for each."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)

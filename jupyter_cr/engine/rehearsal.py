@@ -13,10 +13,11 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 
 from jupyter_cr.errors import CheckpointRestoreError
 
-__all__ = ["rehearse"]
+__all__ = ["rehearse", "rehearse_once"]
 
 _LONGEST = "10"
 
@@ -30,6 +31,12 @@ def rehearse(play: Callable[[int], None]) -> None:
         stack.callback(os.waitpid, pid, 0)
         stack.callback(os.kill, pid, signal.SIGKILL)
         play(pid)
+
+
+@cache
+def rehearse_once(play: Callable[[int], None]) -> None:
+    """`rehearse`, if that has not been played in this process yet."""
+    rehearse(play)
 
 
 def _open_files(stack: ExitStack) -> Iterator[int]:

@@ -23,7 +23,7 @@ from jupyter_cr.errors import Cancelled
 from jupyter_cr.tracer.proc.pagemap import open_pagemap
 from jupyter_cr.tracer.scheduling import yield_processor
 
-__all__ = ["Saved", "find_contents", "save"]
+__all__ = ["Saved", "find_contents", "find_sizes", "save"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ def find_contents(
             finally:
                 os.close(pagemap)
         yield contents
+
+
+def find_sizes(contents: Sequence[Content], shared: Sequence[Copy]) -> Saved:
+    """What will have been saved, about: shared memory may be zeros in part."""
+    of = {content.of: content.size for content in contents}
+    copied = sum(len(piece) for copy in shared for piece in copy.pieces.values())
+    return Saved(sum(of.values()) + copied, of)
 
 
 def save(

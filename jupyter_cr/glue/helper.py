@@ -27,6 +27,7 @@ _OUTSIDE = {
     "restore": "restore {snapshot}",
     "fork": "fork {snapshot}",
     "undo": "restore NAME",
+    "forks": "fork NAME",
 }
 """Commands for what cannot be done from within a rebuilt tree."""
 

@@ -30,6 +30,7 @@ from jupyter_cr.kernels.connection import (
     write_connection,
 )
 from jupyter_cr.kernels.glue_client import renew_key, tell_kernel
+from jupyter_cr.kernels.lines import encode_line
 from jupyter_cr.store import Store
 
 __all__ = ["main"]
@@ -80,15 +81,19 @@ def _run_engine(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint(request: HelperRequest) -> dict[str, Any]:
+    # Imported where needed: 50 ms.
+    from jupyter_cr.operations import within_policy
+
     arguments = {k: request.arguments.get(k) for k in ("name", "note", "warm")}
-    return _run_engine(
-        {
-            "op": "checkpoint",
-            "target": str(request.pid),
-            "connection_file": request.connection_file,
-            **{key: value for key, value in arguments.items() if value is not None},
-        }
-    )
+    with within_policy():
+        return _run_engine(
+            {
+                "op": "checkpoint",
+                "target": str(request.pid),
+                "connection_file": request.connection_file,
+                **{key: value for key, value in arguments.items() if value is not None},
+            }
+        )
 
 
 def _restore(request: HelperRequest) -> dict[str, Any]:
@@ -181,6 +186,21 @@ def _answer(request: HelperRequest) -> None:
         pass
 
 
+def _keep_forks(request: HelperRequest) -> None:
+    # Imported where needed: the engine.
+    from jupyter_cr.glue.forking.keeper import KeeperRequest, keep_forks
+
+    keep_forks(
+        KeeperRequest(
+            name=request.arguments["name"],
+            pid=request.pid,
+            connection_file=request.connection_file,
+        ),
+        sys.stdin.buffer,
+        lambda line: _send(encode_line(line)),
+    )
+
+
 def main() -> None:
     """Become nobody's child that the caller could know, and answer its request."""
     if os.fork():
@@ -188,7 +208,8 @@ def main() -> None:
     os.setsid()
     line = sys.stdin.buffer.readline()
     if line:
-        _answer(msgspec.json.decode(line, type=HelperRequest))
+        request = msgspec.json.decode(line, type=HelperRequest)
+        (_keep_forks if request.op == "forks" else _answer)(request)
 
 
 if __name__ == "__main__":

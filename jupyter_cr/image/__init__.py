@@ -55,6 +55,7 @@ from __future__ import annotations
 
 from jupyter_cr.image.reader import ImageReader
 from jupyter_cr.image.records import (
+    CellFacts,
     Document,
     Header,
     InputPrompt,
@@ -66,6 +67,7 @@ from jupyter_cr.image.records import (
 from jupyter_cr.image.writer import ImageWriter
 
 __all__ = [
+    "CellFacts",
     "Document",
     "Header",
     "ImageReader",

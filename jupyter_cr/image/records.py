@@ -16,6 +16,7 @@ import msgspec
 
 __all__ = [
     "RECORDS",
+    "CellFacts",
     "Document",
     "Header",
     "InputPrompt",
@@ -65,8 +66,17 @@ class RunningRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What it waited for, if for input."""
 
 
+class CellFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell that was run."""
+
+    number: int = 0
+    """As in its prompt."""
+    source: str = ""
+    """Its first line that is not empty; cut, if it is long."""
+
+
 class NotebookFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Which document the kernel was working for."""
+    """Which document the kernel was working for, and which of its cells."""
 
     path: str = ""
     """As the server names it, relative to its root; empty if there was none."""
@@ -74,6 +84,10 @@ class NotebookFacts(msgspec.Struct, frozen=True, kw_only=True):
     running: tuple[RunningRequest, ...] = ()
     session_name: str = ""
     """As the kernel was told it (JPY_SESSION_NAME): the path on the server's machine."""
+    last_cell: CellFacts | None = None
+    """The one that had been run last; None if that is not known."""
+    running_cell: CellFacts | None = None
+    """The one that ran."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

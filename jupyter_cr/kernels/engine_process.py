@@ -10,14 +10,20 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from jupyter_cr.errors import Cancelled, EngineError
-from jupyter_cr.kernels.lines import ErrorLine, ProgressLine, ResultLine, decode_line
+from jupyter_cr.kernels.lines import (
+    ErrorLine,
+    LiveLine,
+    ProgressLine,
+    ResultLine,
+    decode_line,
+)
 from jupyter_cr.store import store_root
 
 if TYPE_CHECKING:
@@ -40,13 +46,23 @@ class EngineProcess:
     To be entered with ``async with``: what has not been asked for anything by the end is
     ended.
 
+    Args:
+        pass_fds: descriptors that it has, too, under the same numbers.
+        is_standing: it can be asked again and again, one thing at a time, until the end, or
+            until the first error.
+
     Attributes:
         process: with ``stay`` in the request, and after `run`, it lives as long as the
             tree that it has brought back, and ends as the tree's root ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, pass_fds: Collection[int] = (), *, is_standing: bool = False
+    ) -> None:
+        self._is_standing = is_standing
         self._is_asked = False
+        self._reader: asyncio.StreamReader | None = None
+        self._transport: asyncio.BaseTransport | None = None
         self._is_called_off = False
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jupyter_cr.engine"],
@@ -56,26 +72,39 @@ class EngineProcess:
             cwd="/",
             env={**os.environ, "JUPYTER_CR_HOME": str(store_root())},
             start_new_session=True,
+            pass_fds=pass_fds,
         )
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._is_asked:
-            return
+        if self._is_standing or not self._is_asked:
+            await self.end()
+
+    async def end(self) -> None:
+        """End it, whatever it is at. May be called again."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.terminate()
-        self.process.stdin.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self._close()
         self.process.stdout.close()
         await self._reap()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be asked (again)."""
+        return (self._is_standing or not self._is_asked) and self.process.poll() is None
 
     async def run(
         self,
         request: Mapping[str, Any],
         result_type: type[T],
         progress: Progress | None = None,
+        live: Callable[[T], None] | None = None,
     ) -> T:
         """Have it do its operation. If the caller is cancelled, so is the operation; if
         it is too late for that, its result is given all the same.
@@ -83,13 +112,14 @@ class EngineProcess:
         Args:
             request: as `jupyter_cr.engine.__main__` takes it; ``op`` and arguments.
             result_type: of what it results in.
+            live: told what there is already, if that is of use before the end.
 
         Raises:
             CheckpointRestoreError: as the operation did.
             EngineError: the process died.
         """
         self._is_asked = True
-        running = asyncio.ensure_future(self._run(request, result_type, progress))
+        running = asyncio.ensure_future(self._run(request, result_type, progress, live))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -100,40 +130,58 @@ class EngineProcess:
             raise
 
     async def _run(
-        self, request: Mapping[str, Any], result_type: type[T], progress: Progress | None
+        self,
+        request: Mapping[str, Any],
+        result_type: type[T],
+        progress: Progress | None,
+        live: Callable[[T], None] | None,
     ) -> T:
+        def tell(raw: msgspec.Raw) -> None:
+            if live is not None:
+                live(msgspec.json.decode(raw, type=result_type))
+
         # A notebook may be in it, which is more than a pipe takes at once.
         await asyncio.to_thread(self._ask, msgspec.json.encode(request) + b"\n")
-        async with self._answers() as reader:
-            result = await self._read_result(reader, progress)
-        if not request.get("stay"):
+        try:
+            result = await self._read_result(await self._answers(), progress, tell)
+        except BaseException:
             await self._reap()
+            self._close()
+            raise
+        if not self._is_standing:
+            self._close()
+            if not request.get("stay"):
+                await self._reap()
         return msgspec.json.decode(result, type=result_type)
 
     def _ask(self, line: bytes) -> None:
         assert self.process.stdin is not None
         # Whether it lives, its answer tells.
-        with suppress(BrokenPipeError), self.process.stdin as stdin:
-            stdin.write(line)
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+        if not self._is_standing:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
 
-    @asynccontextmanager
-    async def _answers(self) -> AsyncIterator[asyncio.StreamReader]:
-        assert self.process.stdout is not None
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_LINE_LIMIT)
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), self.process.stdout
-        )
-        try:
-            yield reader
-        except BaseException:
-            await self._reap()
-            raise
-        finally:
-            transport.close()
+    async def _answers(self) -> asyncio.StreamReader:
+        if self._reader is None:
+            assert self.process.stdout is not None
+            reader = self._reader = asyncio.StreamReader(limit=_LINE_LIMIT)
+            self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), self.process.stdout
+            )
+        return self._reader
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
     async def _read_result(
-        self, reader: asyncio.StreamReader, progress: Progress | None
+        self,
+        reader: asyncio.StreamReader,
+        progress: Progress | None,
+        live: Callable[[msgspec.Raw], None],
     ) -> msgspec.Raw:
         while line := await reader.readline():
             message = decode_line(line)
@@ -141,6 +189,8 @@ class EngineProcess:
                 return message.result
             if isinstance(message, ErrorLine):
                 raise message.as_error()
+            if isinstance(message, LiveLine):
+                live(message.result)
             if isinstance(message, ProgressLine) and progress is not None:
                 progress(message.phase, message.fraction)
         if self._is_called_off:

@@ -27,7 +27,14 @@ from jupyter_cr.kernels.glue_protocol import (
 if TYPE_CHECKING:
     from jupyter_client.asynchronous.client import AsyncKernelClient
 
-__all__ = ["find_card", "notify", "renew_key", "tell_kernel"]
+__all__ = [
+    "ask_kernel",
+    "find_card",
+    "kernel_client",
+    "notify",
+    "renew_key",
+    "tell_kernel",
+]
 
 LIMITS_S: Mapping[Event, float] = {"checkpoint": 2.0, "restored": 5.0, "forked": 5.0}
 """For the reply, the hooks included. A snapshot is not to wait long for a kernel whose
@@ -81,7 +88,8 @@ def _iter_children(pid: int) -> Iterator[int]:
 
 
 @asynccontextmanager
-async def _client(connection: Mapping[str, Any]) -> AsyncIterator[AsyncKernelClient]:
+async def kernel_client(connection: Mapping[str, Any]) -> AsyncIterator[AsyncKernelClient]:
+    """A client of a kernel, as long as it is needed."""
     # Imported where needed: 150 ms.
     import zmq.asyncio
     from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -96,7 +104,7 @@ async def _client(connection: Mapping[str, Any]) -> AsyncIterator[AsyncKernelCli
         context.destroy(linger=0)
 
 
-async def _ask(
+async def ask_kernel(
     client: AsyncKernelClient,
     channel: Any,
     kind: str,
@@ -133,8 +141,8 @@ async def notify(
     if notice.key is not None:
         until = time.time() + max(limit - _MARGIN_S, limit / 2)
         notice = msgspec.structs.replace(notice, until=until)
-    async with _client(connection) as client:
-        content = await _ask(
+    async with kernel_client(connection) as client:
+        content = await ask_kernel(
             client,
             client.control_channel,
             REQUEST,
@@ -223,12 +231,15 @@ async def renew_key(
 async def _has_key(connection: Mapping[str, Any], key: str, limit: float) -> bool:
     """Whether a kernel answers to a key, on its control channel, within some time."""
     until = time.monotonic() + limit
-    async with _client({**connection, "key": key}) as client:
+    async with kernel_client({**connection, "key": key}) as client:
         while (now := time.monotonic()) < until:
             # What comes too early for the key is not answered, ever: ask again.
             patience = min(until, now + _RETRY_S)
             channel = client.control_channel
-            if await _ask(client, channel, "kernel_info_request", {}, patience) is not None:
+            if (
+                await ask_kernel(client, channel, "kernel_info_request", {}, patience)
+                is not None
+            ):
                 return True
     return False
 
@@ -242,11 +253,11 @@ would know any more that the key has changed."""
 
 
 async def _renew_by_code(connection: Mapping[str, Any], key: str, limit: float) -> bool:
-    async with _client(connection) as client:
+    async with kernel_client(connection) as client:
         shell = client.shell_channel
         # It is idle if it answers on the shell channel.
         patience = time.monotonic() + limit / 4
-        info = await _ask(client, shell, "kernel_info_request", {}, patience)
+        info = await ask_kernel(client, shell, "kernel_info_request", {}, patience)
         if info is None or info.get("implementation") != "ipython":
             return False
         content = {

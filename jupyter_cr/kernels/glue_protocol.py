@@ -19,12 +19,14 @@ __all__ = [
     "ASKED_WITHIN",
     "CARD_NAME",
     "KEEPER_NAME",
+    "LOOKED_AT",
     "REPLY",
     "REQUEST",
     "Card",
     "Event",
     "Notice",
     "NoticeReply",
+    "look_address",
 ]
 
 CARD_NAME = "jupyter-cr"
@@ -34,6 +36,16 @@ KEEPER_NAME = "jupyter-cr"
 
 ASKED_WITHIN = "within"
 """argv[4] of theirs, if the tree itself has asked for what it has become."""
+
+LOOKED_AT = "/look/"
+"""Begins what stands in the place of the snapshot's name (argv[2] of theirs) for a fork
+that is only to be looked at; a token follows. No snapshot's name has a slash."""
+
+
+def look_address(token: str) -> str:
+    """Of the socket at which somebody listens who looks at a fork."""
+    return f"\0jupyter-cr/look-{token}"
+
 
 REQUEST, REPLY = "jupyter_cr_request", "jupyter_cr_reply"
 

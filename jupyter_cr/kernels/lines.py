@@ -1,6 +1,6 @@
 """How an operation answers that runs in another process: lines of JSON. Any number of
-``progress``, then one ``result`` or ``error``; a helper's tell first which process does
-it (``started``).
+``progress``, maybe one ``live``, then one ``result`` or ``error``; a helper's tell first
+which process does it (``started``).
 
 Written by `jupyter_cr.engine.__main__`, by a server's socket and by a kernel's helper.
 """
@@ -15,6 +15,7 @@ from jupyter_cr.errors import CheckpointRestoreError
 __all__ = [
     "ErrorLine",
     "Line",
+    "LiveLine",
     "ProgressLine",
     "ResultLine",
     "StartedLine",
@@ -43,6 +44,17 @@ class ResultLine(msgspec.Struct, frozen=True, tag_field="type", tag="result"):
 
     @classmethod
     def of(cls, result: object) -> ResultLine:
+        """Of anything that msgspec encodes."""
+        return cls(msgspec.Raw(msgspec.json.encode(result)))
+
+
+class LiveLine(msgspec.Struct, frozen=True, tag_field="type", tag="live"):
+    """What there is already, in JSON, while the rest goes on."""
+
+    result: msgspec.Raw
+
+    @classmethod
+    def of(cls, result: object) -> LiveLine:
         """Of anything that msgspec encodes."""
         return cls(msgspec.Raw(msgspec.json.encode(result)))
 
@@ -76,7 +88,7 @@ class ErrorLine(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
         return kind(self.message, self.hint)
 
 
-Line = StartedLine | ProgressLine | ResultLine | ErrorLine
+Line = StartedLine | ProgressLine | LiveLine | ResultLine | ErrorLine
 
 _DECODER = msgspec.json.Decoder(Line)
 

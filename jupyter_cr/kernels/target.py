@@ -16,13 +16,14 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import psutil
 
-from jupyter_cr.errors import NoSuchProcess, UsageError
+from jupyter_cr.errors import CheckpointRestoreError, NoSuchProcess, UsageError
 from jupyter_cr.kernels.connection import (
     Connection,
     kernel_id_of,
@@ -31,6 +32,8 @@ from jupyter_cr.kernels.connection import (
     runtime_dir,
 )
 from jupyter_cr.kernels.glue_protocol import KEEPER_NAME
+from jupyter_cr.tracer.proc.stat import read_stat
+from jupyter_cr.tracer.proc.tasks import list_pids
 
 __all__ = ["Target", "resolve_target"]
 
@@ -82,7 +85,14 @@ class Target:
 class _Process:
     pid: int
     parent: int
-    argv: tuple[str, ...]
+
+    @cached_property
+    def argv(self) -> tuple[str, ...]:
+        """Its command line; empty if it has none, or has ended."""
+        try:
+            return tuple(psutil.Process(self.pid).cmdline())
+        except psutil.Error:
+            return ()
 
     @property
     def is_keeper(self) -> bool:
@@ -113,12 +123,10 @@ class _Processes:
     """All processes that can be seen, as of now."""
 
     def __init__(self) -> None:
-        self._all = {
-            process.pid: _Process(
-                process.pid, process.info["ppid"] or 0, tuple(process.info["cmdline"] or ())
-            )
-            for process in psutil.process_iter(["ppid", "cmdline"])
-        }
+        self._all: dict[int, _Process] = {}
+        for pid in list_pids():
+            with suppress(CheckpointRestoreError):
+                self._all[pid] = _Process(pid, read_stat(pid).ppid)
         self._children: dict[int, list[_Process]] = {}
         for process in self._all.values():
             self._children.setdefault(process.parent, []).append(process)

@@ -78,7 +78,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     kernel_id: str = ""
     path: str = ""
     q: str = ""
-    """Occurs in name, note, path or kernel name, in upper or lower case."""
+    """Occurs in name, note, cell, path or kernel name, in upper or lower case."""
     state: State | Literal[""] = ""
     points: bool = False
     """With points of timelines, which are left out otherwise."""
@@ -93,7 +93,13 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     def matches(self, snapshot: Snapshot) -> bool:
         """Whether all applies to it."""
-        texts = (snapshot.name, snapshot.note, snapshot.path, snapshot.kernel_name)
+        texts = (
+            snapshot.name,
+            snapshot.note,
+            snapshot.cell,
+            snapshot.path,
+            snapshot.kernel_name,
+        )
         return (
             self.kernel_id in ("", snapshot.kernel_id)
             and self.path in ("", snapshot.path)
@@ -109,7 +115,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     """Of those that match."""
     positions: dict[str, str] = {}
-    """Id of each kernel that they were taken of -> the snapshot that it last was at."""
+    """Id of each kernel that they were taken of, or that is at one of them -> the snapshot
+    that it last was at."""
 
 
 class TwinsAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -208,7 +208,7 @@ class SnapshotExtension(ExtensionApp):
         assert self._housekeeping is not None
         assert self._timelines is not None
         self._hibernation.start()
-        self._housekeeping.start()
+        await self._housekeeping.start()
         try:
             await self._socket.start()
         except StorageError as error:
@@ -228,6 +228,8 @@ class SnapshotExtension(ExtensionApp):
             await self._tasks.stop()
         if self._timelines is not None:
             await self._timelines.stop()
+        if (service := self.settings.get("jupyter_cr_service")) is not None:
+            await service.stop()
         if self._housekeeping is not None:
             await self._housekeeping.stop()
         if self._socket is not None:

@@ -7,24 +7,30 @@ document.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import msgspec
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
+from tornado.http1connection import HTTP1Connection
 
 from jupyter_cr.errors import CheckpointRestoreError, UsageError
 from jupyter_cr.operations import SnapshotDetails
 from jupyter_cr.server import problems
 from jupyter_cr.server.answers import Query
+from jupyter_cr.server.carriage import Upload
 from jupyter_cr.server.requests import (
     OPERATIONS,
     ForkSnapshotRequest,
+    ImportRequest,
     KeepRequest,
     TimelineRequest,
     TravelRequest,
@@ -43,6 +49,7 @@ T = TypeVar("T")
 _METHODS = ("get", "post", "put", "patch", "delete")
 _YAML = "application/yaml"
 """RFC 9512."""
+_TAR = "application/x-tar"
 
 
 @functools.cache
@@ -112,6 +119,20 @@ def _without_key(details: SnapshotDetails) -> SnapshotDetails:
     return replace(details, header=replace(details.header, kernel=kernel))
 
 
+def _queried(handler: _Handler, type_: type[msgspec.Struct]) -> dict[str, str]:
+    """What the query of an address says of these fields."""
+    return {
+        name: handler.get_query_argument(name)
+        for name in type_.__struct_fields__
+        if name in handler.request.query_arguments
+    }
+
+
+def _attachment(name: str) -> str:
+    """To be saved under that name (RFC 6266)."""
+    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+
+
 def _given(value: T | msgspec.UnsetType) -> T | None:
     return None if isinstance(value, msgspec.UnsetType) else value
 
@@ -127,12 +148,7 @@ def _verb(method: _Verb) -> _Verb:
 class SnapshotsHandler(_Handler):
     @_verb
     async def get(self) -> None:
-        given = {
-            name: self.get_query_argument(name)
-            for name in Query.__struct_fields__
-            if name in self.request.query_arguments
-        }
-        query = convert_fields(given, Query, strict=False)
+        query = convert_fields(_queried(self, Query), Query, strict=False)
         self.answer(await self.service.snapshots(query))
 
 
@@ -182,6 +198,87 @@ class ForkSnapshotHandler(_Handler):
             self.service.fork, name, path=request.path, document=request.document
         )
         self.begin("fork", lambda progress: fork(progress=progress), snapshot=name)
+
+
+class TrustHandler(_Handler):
+    @_verb
+    async def post(self, name: str) -> None:
+        self.answer(await self.service.trust(name))
+
+
+class BundleHandler(_Handler):
+    @_verb
+    async def get(self, name: str) -> None:
+        self.set_header("Content-Type", _TAR)
+        self.set_header("Content-Disposition", _attachment(f"{name}.jupyter-cr.tar"))
+        async with aclosing(self.service.bundle(name)) as pieces:
+            try:
+                async for piece in pieces:
+                    self.write(piece)
+                    await self.flush()
+            except CheckpointRestoreError as error:
+                if not self._headers_written:
+                    self.clear()
+                    raise
+                self._break_off(error)
+                return
+        self.finish(set_content_type=_TAR)
+
+    def _break_off(self, error: CheckpointRestoreError) -> None:
+        """So that nobody takes what has come for all of it."""
+        self.log.warning("%s: %s", self.request.path, error.message)
+        cast("HTTP1Connection", self.request.connection).close()
+
+
+@web.stream_request_body
+class ImportHandler(_Handler):
+    """The bundle is the body, and read as it comes."""
+
+    _upload: Upload | None = None
+    _task: Task | None = None
+
+    async def prepare(self, **options: Any) -> None:
+        """Called by tornado before the body."""
+        await super().prepare(**options)
+        if self.request.method == "POST":
+            await self._begin()
+
+    @_verb
+    async def _begin(self) -> None:
+        request = convert_fields(_queried(self, ImportRequest), ImportRequest)
+        cast("HTTP1Connection", self.request.connection).set_max_body_size(sys.maxsize)
+        upload = await Upload.begin(request.source, request.name or None)
+        take = functools.partial(self.service.take_in, upload)
+        self._upload = upload
+        self._task = self.tasks.start("import", take)
+
+    async def data_received(self, chunk: bytes) -> None:
+        """Called by tornado with each piece."""
+        if self._upload is not None:
+            await self._upload.add(chunk)
+
+    @_verb
+    async def post(self) -> None:
+        assert self._upload is not None
+        assert self._task is not None
+        self._upload.end()
+        self._upload = None
+        self.answer_task(self.tasks.get(self._task.id))
+
+    def on_finish(self) -> None:
+        """Called by tornado after an answer, whatever that was."""
+        self._abandon()
+
+    def on_connection_close(self) -> None:
+        """Called by tornado when whoever has asked is gone before the answer."""
+        super().on_connection_close()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        if self._upload is not None and self._task is not None:
+            self._upload.abandon()
+            self._upload = None
+            self.tasks.call_off(self._task.id)
 
 
 class OperationHandler(_Handler):
@@ -315,6 +412,9 @@ HANDLERS: list[tuple[str, type[APIHandler]]] = [
     (rf"/jupyter-cr/snapshots/{_NAME}/summary", SummaryHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/document", DocumentHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/fork", ForkSnapshotHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/trust", TrustHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/bundle", BundleHandler),
+    ("/jupyter-cr/import", ImportHandler),
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/{_OPERATION}", OperationHandler),
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline", TimelineHandler),
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline/travel", TravelHandler),

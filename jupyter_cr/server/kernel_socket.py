@@ -23,8 +23,8 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +51,7 @@ from jupyter_cr.kernels.records import private_dir
 from jupyter_cr.kernels.socket_address import short_address
 from jupyter_cr.operations import Progress
 from jupyter_cr.server.answers import Query
+from jupyter_cr.server.forks import ForksRequest, keep_forks
 from jupyter_cr.server.problems import Problem, problem_of
 from jupyter_cr.server.requests import (
     OPERATIONS,
@@ -177,6 +178,9 @@ class KernelSocket:
             if not line:
                 return
             answer = await self._answer(line, caller)
+            if answer is None:
+                # Somebody else has the connection now.
+                return
         except CheckpointRestoreError as error:
             answer = _error_line(problem_of(error))
         except Exception as error:  # noqa: BLE001 - the kernel must get its last line
@@ -213,7 +217,7 @@ class KernelSocket:
             "Another server may have started it.",
         )
 
-    async def _answer(self, line: bytes, caller: _Caller) -> _Answer:
+    async def _answer(self, line: bytes, caller: _Caller) -> _Answer | None:
         op, fields = _parse(line)
         kernel_id = None
         if op in (*OPERATIONS, "timeline"):
@@ -225,6 +229,11 @@ class KernelSocket:
         if op == "whoami":
             convert_fields(fields, _NoArguments)
             return ResultLine.of(await asyncio.to_thread(peer.who_am_i))
+        if op == "forks":
+            forks = convert_fields(fields, ForksRequest)
+            with caller.taken() as connection:
+                await keep_forks(self._service, peer.kernel_id, forks, connection)
+            return None
         if op == "list":
             query = convert_fields(fields, _ListArguments)
             return ResultLine.of(await self._service.snapshots(query))
@@ -232,7 +241,7 @@ class KernelSocket:
             wanted = convert_fields(fields, TimelineRequest)
             return ResultLine.of(await self._timelines.switch(peer.kernel_id, wanted.is_on))
         if op not in OPERATIONS:
-            known = ", ".join((*OPERATIONS, "list", "timeline", "whoami"))
+            known = ", ".join((*OPERATIONS, "forks", "list", "timeline", "whoami"))
             raise UsageError(f"There is no operation {op!r}.", f"There are: {known}.")
         return await self._operate(op, convert_fields(fields, OPERATIONS[op]), peer, caller)
 
@@ -316,6 +325,15 @@ class _Caller:
 
     async def flush(self) -> None:
         await self._writer.drain()
+
+    @contextmanager
+    def taken(self) -> Iterator[socket.socket]:
+        """The connection, for somebody else to have it. Nothing has been read of it but
+        lines that were asked for: a kernel says nothing before it is answered."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            yield duplicate
 
     async def hung_up(self) -> None:
         """Returns when the other end has been closed."""

@@ -62,8 +62,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
 
-from jupyter_cr.image import InputPrompt, RunningRequest
+from jupyter_cr.image import InputPrompt, NotebookFacts, RunningRequest
 from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST
+from jupyter_cr.server.cells import Cells
 from jupyter_cr.server.gate import Gate
 from jupyter_cr.server.subshells import LIST_SUBSHELLS, Subshells
 
@@ -115,6 +116,7 @@ class _Input(msgspec.Struct, frozen=True):
     """Content of an ``execute_input``."""
 
     execution_count: int = 0
+    code: str = ""
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -289,6 +291,7 @@ class KernelRequests:
     cells_run: int = 0
     gate: Gate | None = None
     subshells: Subshells = field(default_factory=Subshells)
+    cells: Cells = field(default_factory=Cells)
     _marked: bool = False
     _replied: set[str] = field(default_factory=set)
     _idle: set[str] = field(default_factory=set)
@@ -437,13 +440,20 @@ class KernelRequests:
         if header.msg_type == "status":
             self.session = header.session
             self._hear_status(request, msg_id, content)
-        elif request is not None and request.goes_on:
-            if header.msg_type == "execute_input":
-                count = _input(content).execution_count
-                request.outcome.setdefault("execution_count", count)
-            elif header.msg_type == "error":
-                error = {"status": "error", **msgspec.json.decode(content, type=dict)}
-                request.outcome.update(error)
+        elif request is None:
+            return
+        elif header.msg_type == "execute_input":
+            self._hear_input(request, _input(content))
+        elif request.goes_on and header.msg_type == "error":
+            error = {"status": "error", **msgspec.json.decode(content, type=dict)}
+            request.outcome.update(error)
+
+    def _hear_input(self, request: Pending, content: _Input) -> None:
+        if request.goes_on:
+            request.outcome.setdefault("execution_count", content.execution_count)
+        # What extensions of front ends ask for themselves comes from no cell.
+        if request.cell_id:
+            self.cells.begin(request.msg_id, content.execution_count, content.code)
 
     def _hear_status(self, request: Pending | None, msg_id: str, content: bytes) -> None:
         if b'"idle"' in content:
@@ -534,6 +544,7 @@ class KernelRequests:
             self._probes.clear()
             self._closed_prompts.clear()
             self.subshells = Subshells()
+            self.cells = Cells()
 
     def mark(self) -> None:
         """What is heard from now on, new processes say."""
@@ -736,6 +747,14 @@ class FrontEndRequests:
         """Those of one kernel, which there must be."""
         return self._of(kernel_id)
 
+    def describe(self, kernel_id: str, facts: NotebookFacts) -> NotebookFacts:
+        """What its front ends wait for, and which cells these are."""
+        running = self.pending(kernel_id)
+        last, now = self._of(kernel_id).cells.as_facts({r.msg_id for r in running})
+        return msgspec.structs.replace(
+            facts, running=running, last_cell=last, running_cell=now
+        )
+
     def cells_run(self, kernel_id: str) -> int:
         """How many cells have been run since the last `settle`, not counting those that
         the kernel went on with."""
@@ -761,7 +780,7 @@ class FrontEndRequests:
     def settle(
         self,
         kernel_id: str,
-        going_on: Collection[RunningRequest],
+        notebook: NotebookFacts,
         *,
         abort_held: bool = False,
     ) -> bool:
@@ -769,13 +788,15 @@ class FrontEndRequests:
         are busy.
 
         Args:
-            going_on: those that the kernel will answer itself, as `pending` said when the
-                snapshot was taken. To be called for a kernel that was started from a
-                snapshot, too, so that they are known.
+            notebook: as `describe` said when the snapshot was taken: with the requests that
+                the kernel will answer itself. To be called for a kernel that was started
+                from a snapshot, too, so that they are known.
             abort_held: cells that have been sent since the kernel was `held` are answered
                 with "aborted": they waited behind one that has asked to go back.
         """
-        return self._of(kernel_id).settle(going_on, abort_held)
+        requests = self._of(kernel_id)
+        requests.cells.go_on(notebook)
+        return requests.settle(notebook.running, abort_held)
 
     def _of(self, kernel_id: str) -> KernelRequests:
         return kernel_requests(self._kernels.get_kernel(kernel_id))

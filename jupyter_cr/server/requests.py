@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ __all__ = [
     "ForkRequest",
     "ForkSnapshotRequest",
     "HibernateRequest",
+    "ImportRequest",
     "KeepRequest",
     "OperationRequest",
     "RestoreRequest",
@@ -63,6 +64,7 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
     warm: bool = False
     memory_only: bool = False
     document: bool = True
+    until: Literal["durable", "live"] = "durable"
 
     @property
     def subject(self) -> str | None:
@@ -83,6 +85,7 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
             warm=self.warm,
             memory_only=self.memory_only,
             document=self.document,
+            until=self.until,
             progress=progress,
         )
 
@@ -106,6 +109,8 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     keep: bool = True
     document: bool = False
     lazy: bool = False
+    queue: bool = False
+    """Run what waits in the snapshot, also if a cell of the kernel itself asks for it."""
 
     @property
     def subject(self) -> str | None:
@@ -125,7 +130,7 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
             keep=self.keep,
             document=self.document,
             lazy=self.lazy,
-            asked_within=asked_within,
+            asked_within=asked_within and not self.queue,
             progress=progress,
         )
 
@@ -183,6 +188,15 @@ class ForkSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     path: str | None = None
     document: bool = True
+
+
+class ImportRequest(msgspec.Struct, frozen=True):
+    """Of a bundle, which is the body; this is the query."""
+
+    name: str = ""
+    """Of the snapshot here; empty: the one that it had, or one like it."""
+    source: str = "the bundle"
+    """What it is called, for messages."""
 
 
 class UpdateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,17 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
+from jupyter_cr.bundles import ImportResult
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
@@ -37,14 +46,18 @@ from jupyter_cr.server.answers import (
     RestoreAnswer,
     TwinsAnswer,
 )
+from jupyter_cr.server.carriage import Upload, iter_bundle
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
+from jupyter_cr.server.saving import Saving
 from jupyter_cr.server.spare_engine import SpareEngine
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
+from jupyter_cr.store.snapshot import FOR_A_FORK
 
 __all__ = [
+    "Basis",
     "Emit",
     "Requests",
     "SnapshotService",
@@ -52,7 +65,6 @@ __all__ = [
 ]
 
 BEFORE_RESTORE = "before restore"
-FOR_A_FORK = "for a fork"
 
 
 class Emit(Protocol):
@@ -60,6 +72,10 @@ class Emit(Protocol):
 
     def __call__(self, action: str, **data: Any) -> None:
         """`data` as in the event's schema."""
+
+
+Until = Literal["durable", "live"]
+"""The state of a snapshot in which it has been taken."""
 
 
 class Watch(Protocol):
@@ -84,6 +100,10 @@ class Requests(Protocol):
     def pending(self, kernel_id: str) -> tuple[RunningRequest, ...]:
         """Those that have not been answered."""
 
+    def describe(self, kernel_id: str, facts: NotebookFacts) -> NotebookFacts:
+        """Facts of a kernel's notebook, with these requests, and which cells have been
+        run."""
+
     def cells_run(self, kernel_id: str) -> int:
         """How many cells have been run since the last `settle`."""
 
@@ -93,7 +113,7 @@ class Requests(Protocol):
     def settle(
         self,
         kernel_id: str,
-        going_on: Collection[RunningRequest],
+        notebook: NotebookFacts,
         *,
         abort_held: bool = False,
     ) -> bool:
@@ -103,6 +123,19 @@ class Requests(Protocol):
 
     def held(self, kernel_id: str) -> AbstractContextManager[None]:
         """What is sent meanwhile waits until the end."""
+
+
+class Basis(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot of a kernel says of it, as of now."""
+
+    pid: int
+    connection_file: str
+    notebook: NotebookFacts
+    document: bytes
+    """Empty if there is none."""
+    go_on: Callable[[], None]
+    """To be called when the kernel has been let go: what is sent to it waits until
+    then."""
 
 
 class _Wanted(NamedTuple):
@@ -148,6 +181,7 @@ class SnapshotService:
         self._requests = requests
         self._emit = emit
         self._housekeeping = housekeeping
+        self._saving = Saving()
         self._store = Store()
         self._locks: dict[str, asyncio.Lock] = {}
         self._positions: dict[str, str] = {}
@@ -169,11 +203,14 @@ class SnapshotService:
         warm: bool = False,
         memory_only: bool = False,
         document: bool = True,
+        until: Until = "durable",
         progress: Progress | None = None,
     ) -> CheckpointAnswer:
         """Take a snapshot of a kernel, which goes on.
 
         Args:
+            until: the state in which that is done: on disk, or ``live``, when it can be
+                restored and forked, and is still being written to disk.
             memory_only: write no pages to disk: it ends with its twins.
             document: with its notebook, as that is in the server's files now.
 
@@ -190,10 +227,12 @@ class SnapshotService:
                 warm=warm,
                 memory_only=memory_only,
                 document=document,
+                until=until,
                 progress=progress,
             )
         self._positions.pop(kernel_id, None)
-        await self._housekeeping.after(answer.name, has_twins=warm or memory_only)
+        if answer.state != "live":
+            await self._housekeeping.after(answer.name, has_twins=warm or memory_only)
         return answer
 
     async def take_point(
@@ -237,8 +276,12 @@ class SnapshotService:
         document: bool = True,
         end: bool = False,
         automatic: str = "",
+        until: Until = "durable",
         progress: Progress | None = None,
     ) -> CheckpointAnswer:
+        if not memory_only:
+            # One at a time: the next takes over what this one has.
+            await self._saving.wait_for(kernel_id)
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
         is_point = automatic == operations.TIMELINE
@@ -253,7 +296,6 @@ class SnapshotService:
                 facts = NotebookFacts(
                     path=path,
                     type=kind,
-                    running=self._requests.pending(kernel_id),
                     session_name=self._documents.session_name(path),
                 )
                 request = {
@@ -264,8 +306,9 @@ class SnapshotService:
                     "note": note,
                     "warm": warm,
                     "memory_only": memory_only,
+                    "live": until == "live" and not memory_only,
                     "end": end,
-                    "notebook": facts,
+                    "notebook": self._requests.describe(kernel_id, facts),
                     "document": msgspec.Raw(content or b"null"),
                     "automatic": automatic,
                 }
@@ -283,24 +326,121 @@ class SnapshotService:
                     if progress is not None:
                         progress(phase, fraction)
 
-                result = await engine.run(request, operations.CheckpointResult, report)
+                result, rest = await self._until_live(engine, request, report)
         answer = CheckpointAnswer(
             **msgspec.structs.asdict(result),
             kernel_id=kernel_id,
             path=path if content else "",
             warnings=warnings,
         )
-        for action in () if is_point else ("created", "durable"):
+        if is_point:
+            return answer
+        if rest is None:
+            self._tell_taken(answer, path, "created", "durable")
+        else:
+            self._saving.begin(
+                kernel_id, answer.name, self._finish(answer, path, rest, has_twins=warm)
+            )
+            self._tell_taken(answer, path, "created")
+        return answer
+
+    async def _until_live(
+        self, engine: EngineProcess, request: Mapping[str, Any], progress: Progress
+    ) -> tuple[
+        operations.CheckpointResult, asyncio.Future[operations.CheckpointResult] | None
+    ]:
+        """What came of a checkpoint, or what there is already, and then the rest. Where the
+        disk may be too small for it, that is waited for.
+
+        Raises:
+            CheckpointRestoreError: as the engine did.
+        """
+        live: asyncio.Future[operations.CheckpointResult] = asyncio.Future()
+        running = asyncio.ensure_future(
+            engine.run(request, operations.CheckpointResult, progress, live.set_result)
+        )
+        try:
+            await asyncio.wait({running, live}, return_when=asyncio.FIRST_COMPLETED)
+            if live.done() and not await asyncio.to_thread(
+                _has_room, self._store.root, live.result().bytes
+            ):
+                await asyncio.wait({running})
+        except asyncio.CancelledError:
+            running.cancel()
+            await asyncio.wait({running})
+            if running.cancelled() or running.exception() is not None:
+                raise
+        if running.done():
+            return running.result(), None
+        return live.result(), running
+
+    def _tell_taken(self, answer: CheckpointAnswer, path: str, *actions: str) -> None:
+        for action in actions:
             self._emit(
                 action,
                 snapshot=answer.name,
-                kernel_id=kernel_id,
+                kernel_id=answer.kernel_id,
                 path=path,
                 state=answer.state,
                 parent=answer.parent,
                 position=answer.name,
             )
-        return answer
+
+    async def _finish(
+        self,
+        answer: CheckpointAnswer,
+        path: str,
+        rest: asyncio.Future[operations.CheckpointResult],
+        *,
+        has_twins: bool,
+    ) -> None:
+        """A live snapshot is written to disk, and there; or it is not, and gone."""
+        try:
+            result = await rest
+        except CheckpointRestoreError as error:
+            self._emit(
+                "failed",
+                operation="save",
+                snapshot=answer.name,
+                kernel_id=answer.kernel_id,
+                message=f"Snapshot {answer.name} could not be saved, and is lost: "
+                f"{error.message}",
+                hint=error.hint,
+            )
+            self._emit("deleted", snapshot=answer.name)
+            return
+        answer = msgspec.structs.replace(answer, **msgspec.structs.asdict(result))
+        self._tell_taken(answer, path, "durable")
+        await self._housekeeping.after(answer.name, has_twins=has_twins)
+
+    @asynccontextmanager
+    async def basis(self, kernel_id: str) -> AsyncIterator[Basis]:
+        """For a snapshot that somebody else takes of a kernel: nobody does anything else
+        with it meanwhile.
+
+        Raises:
+            NoSuchProcess: there is no such kernel.
+            TargetError: it runs elsewhere.
+        """
+        async with self._alone(kernel_id):
+            provisioner = self._provisioner(kernel_id)
+            manager = self._kernels.get_kernel(kernel_id)
+            path, kind = await self._documents.of_kernel(kernel_id)
+            content = await self._documents.read(path) if path else b""
+            with ExitStack() as until_frozen:
+                until_frozen.enter_context(self._requests.held(kernel_id))
+                yield Basis(
+                    pid=_pid(provisioner),
+                    connection_file=os.path.abspath(manager.connection_file),
+                    notebook=NotebookFacts(
+                        path=path,
+                        type=kind,
+                        running=self._requests.pending(kernel_id),
+                        session_name=self._documents.session_name(path),
+                    ),
+                    document=content or b"",
+                    go_on=until_frozen.close,
+                )
 
     async def hibernate(
         self, kernel_id: str, *, note: str = "", progress: Progress | None = None
@@ -501,7 +641,9 @@ class SnapshotService:
                 running = await self._exchange(provisioner, wanted)
             except (CheckpointRestoreError, asyncio.CancelledError):
                 if kept is not None and await provisioner.poll() is None:
-                    await self.delete([kept])
+                    await self._saving.wait_for(kept)
+                    with suppress(NoSuchSnapshot):
+                        await self.delete([kept])
                 raise
         finally:
             manager.start_restarter()
@@ -512,9 +654,7 @@ class SnapshotService:
         self, kernel_id: str, header: Header, *, asked_within: bool = False
     ) -> bool:
         """A kernel goes on from a snapshot. Whether in the middle of a request."""
-        is_busy = self._requests.settle(
-            kernel_id, header.notebook.running, abort_held=asked_within
-        )
+        is_busy = self._requests.settle(kernel_id, header.notebook, abort_held=asked_within)
         self._kernels.get_kernel(kernel_id).execution_state = "busy" if is_busy else "idle"
         return is_busy
 
@@ -553,7 +693,7 @@ class SnapshotService:
         name = await asyncio.to_thread(self._store.suggest_name, base)
         try:
             answer = await self._checkpoint(
-                wanted.kernel_id, name, automatic=BEFORE_RESTORE
+                wanted.kernel_id, name, automatic=BEFORE_RESTORE, until="live"
             )
         except CheckpointRestoreError as error:
             if await provisioner.poll() is not None:
@@ -728,7 +868,11 @@ class SnapshotService:
         async with EngineProcess() as engine:
             async with self._alone(kernel_id):
                 taken = await self._checkpoint(
-                    kernel_id, None, warm=True, automatic=FOR_A_FORK, progress=progress
+                    kernel_id,
+                    None,
+                    memory_only=True,
+                    automatic=FOR_A_FORK,
+                    progress=progress,
                 )
             try:
                 return await self._fork(engine, taken.name, path, document, progress)
@@ -797,10 +941,11 @@ class SnapshotService:
             end = query.offset + query.limit if query.limit else None
             shown, total = wanted[query.offset : end], len(wanted)
         kernels = {snapshot.kernel_id for snapshot in shown}
+        names = {snapshot.name for snapshot in shown}
         positions = {
             kernel_id: name
             for kernel_id, name in self._store.positions().items()
-            if kernel_id in kernels
+            if kernel_id in kernels or name in names
         }
         return Page(snapshots=tuple(shown), total=total, positions=positions)
 
@@ -872,12 +1017,39 @@ class SnapshotService:
             self._emit(action, snapshot=new_name, kernel_id=kernel_id, state=kept.state)
         return kept
 
-    async def delete(self, names: Sequence[str]) -> None:
-        """Remove snapshots, all or none.
+    async def trust(self, name: str) -> Snapshot:
+        """Say that a snapshot from elsewhere may be restored, which is to run its code.
 
         Raises:
             NoSuchSnapshot, StorageError: as the store does.
         """
+        snapshot = await asyncio.to_thread(operations.trust_snapshot, name)
+        self._emit("updated", snapshot=name)
+        return snapshot
+
+    def bundle(self, name: str) -> AsyncGenerator[bytes, None]:
+        """A snapshot in one file, as `jupyter_cr.server.carriage.iter_bundle`."""
+        return iter_bundle(name)
+
+    async def take_in(self, upload: Upload, progress: Progress) -> ImportResult:
+        """Take a snapshot out of a bundle.
+
+        Raises:
+            CheckpointRestoreError: as `jupyter_cr.bundles.import_snapshot`.
+        """
+        result = await upload.take(progress)
+        for action in ("created", "durable"):
+            self._emit(action, snapshot=result.name, state="durable")
+        return result
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove snapshots, all or none; what is being written to disk, when it is there.
+
+        Raises:
+            NoSuchSnapshot, StorageError: as the store does.
+        """
+        for name in names:
+            await self._saving.wait_for(name)
         await asyncio.to_thread(operations.remove_snapshots, names)
         for name in names:
             self._emit("deleted", snapshot=name)
@@ -914,6 +1086,10 @@ class SnapshotService:
         `jupyter_cr.operations.CapabilitiesResult`, as a dict."""
         async with EngineProcess() as engine:
             return await engine.run({"op": "check"}, dict[str, Any])
+
+    async def stop(self) -> None:
+        """The server stops: what is being written to disk is brought to its end."""
+        await self._saving.stop()
 
     # Helpers
 
@@ -1023,6 +1199,14 @@ def _fork_warnings(revival: Revival) -> Iterator[str]:
             "The fork has its original's session key, since it could not be told of one "
             "of its own: whoever may connect to the one may connect to the other."
         )
+
+
+def _has_room(directory: Path, size: int) -> bool:
+    return shutil.disk_usage(directory).free > size + _ROOM
+
+
+_ROOM = 64 << 20
+"""Bytes: for all that is not memory, and others who write meanwhile."""
 
 
 def _require_same_kernel(header: Header, kernel_id: str) -> None:

@@ -184,8 +184,16 @@ class Tasks:
         if entry.job.done():
             del self._entries[task_id]
             return entry.task
-        entry.cancel()
+        self.call_off(task_id)
         return await self.wait(task_id, limit_s)
+
+    def call_off(self, task_id: str) -> None:
+        """As `cancel`, without waiting.
+
+        Raises:
+            NoSuchTask: there is none, or none any more.
+        """
+        self._entry(task_id).cancel()
 
     async def stop(self, limit_s: float = 30.0) -> None:
         """Call all off, since the server stops, and wait for their end, `limit_s` at

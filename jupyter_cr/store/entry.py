@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from jupyter_cr.errors import FutureImage, ImageError, LockedImage, UsageError
-from jupyter_cr.image import Document, Header, ImageReader, Outcome
+from jupyter_cr.image import Document, Header, ImageReader, NotebookFacts, Outcome
 from jupyter_cr.image.pack import SUFFIXES, pack_files
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.reader import MANIFEST
@@ -85,6 +85,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     comm: str = ""
     processes: int = 0
     downtime_ms: float | None = None
+    cell: str = ""
     problem: str = ""
     fingerprint: str = ""
     """Of the image when `state` and `problem` were found out."""
@@ -114,9 +115,14 @@ def is_id(name: str) -> bool:
 
 
 def facts_of(
-    header: Header, outcome: Outcome | None, *, has_document: bool
+    header: Header,
+    outcome: Outcome | None,
+    *,
+    has_document: bool,
+    is_encrypted: bool = False,
 ) -> dict[str, Any]:
-    """The fields of an `Entry` that an image determines."""
+    """The fields of an `Entry` that an image determines. Where that is encrypted, what it
+    has of the notebook's content is not told."""
     return {
         "created": header.created,
         "kernel_id": header.kernel.kernel_id,
@@ -129,7 +135,17 @@ def facts_of(
         "logical": outcome.bytes if outcome else 0,
         "processes": len(outcome.processes) if outcome else 0,
         "downtime_ms": outcome.downtime_ms if outcome else None,
+        "cell": "" if is_encrypted else _cell_of(header.notebook),
     }
+
+
+def _cell_of(notebook: NotebookFacts) -> str:
+    """As people know it from their notebooks."""
+    if notebook.running_cell is not None:
+        return f"[*] {notebook.running_cell.source}"
+    if notebook.last_cell is not None:
+        return f"[{notebook.last_cell.number}] {notebook.last_cell.source}"
+    return ""
 
 
 class Examined(NamedTuple):
@@ -165,7 +181,12 @@ def examine(directory: Path) -> Examined:
     try:
         with ImageReader(directory, packs_beside(directory), store_cipher()) as reader:
             header, outcome, usage = reader.header, reader.outcome, reader.usage
-            facts = facts_of(header, outcome, has_document=reader.has(Document))
+            facts = facts_of(
+                header,
+                outcome,
+                has_document=reader.has(Document),
+                is_encrypted=reader.is_encrypted,
+            )
             facts["trusted"] = is_signed(root_of(directory), directory, reader.manifest)
             reader.check_packs()
     except ImageError as error:

@@ -45,6 +45,7 @@ _OF_IMAGES = (
     "logical",
     "processes",
     "downtime_ms",
+    "cell",
 )
 """Those that an image determines, and its meta."""
 _FOUND_OUT = ("state", "problem", "own", "trusted", "fingerprint")
@@ -152,5 +153,6 @@ def _snapshot(entry: Entry, parent: str, directory: Path) -> Snapshot:
         comm=entry.comm,
         processes=entry.processes,
         downtime_ms=entry.downtime_ms,
+        cell=entry.cell,
         problem=entry.problem,
     )

@@ -16,7 +16,7 @@ from jupyter_cr.store.snapshot import TIMELINE
 
 __all__ = ["SCHEMA", "VERSION", "DamagedError", "Session"]
 
-VERSION = 1
+VERSION = 2
 """PRAGMA user_version: a catalogue of an earlier one is made anew, a later one refused."""
 
 _COLUMNS = Entry.__struct_fields__

@@ -6,7 +6,15 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["HIBERNATED", "TIMELINE", "Freed", "Pruned", "Snapshot", "State"]
+__all__ = [
+    "FOR_A_FORK",
+    "HIBERNATED",
+    "TIMELINE",
+    "Freed",
+    "Pruned",
+    "Snapshot",
+    "State",
+]
 
 HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
@@ -14,6 +22,9 @@ HIBERNATED = "hibernated"
 TIMELINE = "timeline"
 """`Snapshot.automatic` of a point of a kernel's timeline, which is in memory only and goes
 by itself."""
+
+FOR_A_FORK = "for a fork"
+"""The same of one that goes as soon as forks have been made of it."""
 
 State = Literal[
     "saving", "live", "memory", "warm", "durable", "corrupt", "future", "locked"
@@ -64,6 +75,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     comm: str = ""
     processes: int = 0
     downtime_ms: float | None = None
+    cell: str = ""
+    """Prompt and first line of the cell that was run last, or, with `[*]`, that ran; empty
+    if that is not known, or encrypted."""
     problem: str = ""
     """What is wrong with a snapshot that cannot be used."""
 

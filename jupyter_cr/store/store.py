@@ -23,6 +23,7 @@ from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
 from jupyter_cr.store.meta import write_meta
 from jupyter_cr.store.names import check_name, check_tag, suggest_name
+from jupyter_cr.store.older import is_older, untold_of
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.reserve import keep_room, with_room
 from jupyter_cr.store.retention import Policy, parse_policy
@@ -41,7 +42,9 @@ from jupyter_cr.store.twins import (
     TwinLimits,
     Warm,
     are_twins_alive,
+    claim_twins,
     evict_twins,
+    keep_twins,
     measure_twins,
 )
 from jupyter_cr.store.writer import StoredWriter
@@ -188,6 +191,11 @@ class Store:
         """Kernel id -> the snapshot that it last was at, of all that have been at one that
         there still is."""
         return self._catalogue.read(Session.positions)
+
+    def untold(self) -> Sequence[str]:
+        """Names of snapshots that are of before the first release and cannot be read: once,
+        to whoever tells their owner (`jupyter_cr.store.older`)."""
+        return untold_of(self.root)
 
     # Names
 
@@ -578,6 +586,30 @@ class Store:
 
         return self._remove(find)
 
+    def keep_twins(self, name: str) -> str:
+        """Have this process be the one that ends a snapshot's twins. The snapshot's id.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+        """
+
+        def keep(session: Session) -> str:
+            id_ = self._required(session, name).id
+            keep_twins(self._directory(id_))
+            return id_
+
+        return self._catalogue.write(keep)
+
+    def claim_twins(self) -> frozenset[str]:
+        """Become the keeper of the twins whose own was killed; ids of their snapshots."""
+        ids = [warm.directory.name for warm in self._warm("durable", "memory")]
+
+        def claim(session: Session) -> frozenset[str]:
+            there = (id_ for id_ in ids if session.get(id_) is not None)
+            return frozenset(id_ for id_ in there if claim_twins(self._directory(id_)))
+
+        return self._catalogue.write(claim) if ids else frozenset()
+
     def _warm(self, *states: Stored) -> Sequence[Warm]:
         """Oldest first."""
         return [
@@ -599,6 +631,12 @@ class Store:
         return entry
 
     def _no_such(self, name: str, names: Sequence[str]) -> NoSuchSnapshot:
+        if is_older(self.root, name):
+            return NoSuchSnapshot(
+                f"Snapshot {name} in {self.root} is of before the first release, and not "
+                "read any more.",
+                f"Use the version that took it, or delete it: rm -r {self.root / name}",
+            )
         close = difflib.get_close_matches(name, names, n=3)
         return NoSuchSnapshot(
             f"There is no snapshot named {name} in {self.root}.",

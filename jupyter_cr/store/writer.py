@@ -193,7 +193,12 @@ class StoredWriter(ImageWriter):
     def _facts(self) -> dict[str, object]:
         if self._header is None:
             return {}
-        facts = facts_of(self._header, self._outcome, has_document=self._has_document)
+        facts = facts_of(
+            self._header,
+            self._outcome,
+            has_document=self._has_document,
+            is_encrypted=self._cipher is not None,
+        )
         return {**facts, "note": self._header.note}
 
     def discard(self) -> None:

@@ -7,7 +7,7 @@ import type { Kernel, ServiceManager } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { CommandRegistry } from '@lumino/commands';
 
-import type { SnapshotError } from './api';
+import { SnapshotError } from './api';
 import {
   baseName,
   formatBytes,
@@ -15,6 +15,7 @@ import {
   nextName,
   stemOf
 } from './format';
+import type { Trust } from './bundles/trust';
 import { isHibernated, type SnapshotModel } from './model';
 import type { INoticeAction, Notices } from './notices';
 import { save } from './saving';
@@ -30,6 +31,11 @@ export class Actions {
   constructor(private readonly parts: Actions.IParts) {
     // What was not undone until then is deleted all the same.
     window.addEventListener('pagehide', () => this.flush());
+    parts.model.happened.connect((_, { action, operation, message, hint }) => {
+      if (action === 'failed' && operation === 'save') {
+        parts.notices.fail(new SnapshotError(message ?? '', hint));
+      }
+    });
   }
 
   /** Shows a snapshot in the panel. */
@@ -51,7 +57,7 @@ export class Actions {
           const take = (name?: string) =>
             model.client.checkpoint(
               kernelId,
-              { ...options, name, warm: settings.now.warm },
+              { ...options, name, warm: settings.now.warm, until: 'live' },
               follow(cancel, report, progress)
             );
           if (options.name !== undefined) {
@@ -157,9 +163,12 @@ export class Actions {
     snapshot: ISnapshot,
     options: { document?: boolean; keep?: boolean } = {}
   ): Promise<void> {
-    const { settings, sleepers, targets } = this.parts;
+    const { settings, sleepers, targets, trans, trust } = this.parts;
     if (!options.document && sleepers.in(snapshot).length) {
       return this.resume(snapshot);
+    }
+    if (!(await trust.ask(snapshot, trans.__('Trust and Restore')))) {
+      return;
     }
     const document = options.document ?? settings.now.restoreDocument;
     const keep = options.keep ?? settings.now.keepBeforeRestore;
@@ -196,7 +205,10 @@ export class Actions {
 
   /** Start a new kernel from a snapshot, beside whatever runs. */
   async fork(snapshot: ISnapshot): Promise<void> {
-    const { model, trans } = this.parts;
+    const { model, trans, trust } = this.parts;
+    if (!(await trust.ask(snapshot, trans.__('Trust and Fork')))) {
+      return;
+    }
     await this.doFork(
       trans.__('Forking “%1”…', snapshot.name),
       snapshot.kernel_id,
@@ -673,6 +685,7 @@ export namespace Actions {
     sleepers: Sleepers;
     shell: JupyterFrontEnd.IShell;
     notices: Notices;
+    trust: Trust;
     settings: Settings;
     docManager: IDocumentManager;
     services: ServiceManager.IManager;

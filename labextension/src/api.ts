@@ -6,6 +6,7 @@ import type {
   ICapabilities,
   ICheckpointAnswer,
   IForkAnswer,
+  IImportResult,
   IPage,
   IProblem,
   IRestoreAnswer,
@@ -87,6 +88,8 @@ export interface ICheckpointOptions {
   name?: string;
   note?: string;
   warm?: boolean;
+  /** The state of the snapshot in which that is done. */
+  until?: 'durable' | 'live';
 }
 
 /** What can be said of a restore. */
@@ -162,12 +165,34 @@ export class SnapshotClient {
    * @param isLast Whether the page is about to go away.
    */
   async delete(name: string, isLast = false): Promise<void> {
-    await this.request('DELETE', snapshotPath(name), undefined, isLast);
+    await this.request('DELETE', snapshotPath(name), undefined, {
+      keepalive: isLast
+    });
   }
 
   /** What the server's machine and user permit. */
   async capabilities(): Promise<ICapabilities> {
     return this.request('GET', 'capabilities');
+  }
+
+  /** Say that a snapshot from elsewhere may be restored. */
+  async trust(name: string): Promise<ISnapshot> {
+    return this.request('POST', `${snapshotPath(name)}/trust`);
+  }
+
+  /** Where a snapshot is, in one file, for the browser to save. */
+  bundleUrl(name: string): string {
+    const { token, appendToken } = this.serverSettings;
+    return (
+      this.url(`${snapshotPath(name)}/bundle`) +
+      (appendToken && token ? URLExt.objectToQueryString({ token }) : '')
+    );
+  }
+
+  /** Take a snapshot out of a file. */
+  async import(file: File, follow: IFollow = {}): Promise<IImportResult> {
+    const query = URLExt.objectToQueryString({ source: `“${file.name}”` });
+    return this.run(`import${query}`, file, follow);
   }
 
   /** Take a snapshot of a kernel, which goes on. */
@@ -265,7 +290,7 @@ export class SnapshotClient {
   async noteDocument(
     kernelId: string,
     msgId: string,
-    content: Blob | string
+    content: Blob
   ): Promise<void> {
     const path = `timeline/runs/${encodeURIComponent(msgId)}/document`;
     await this.request('PUT', kernelPath(kernelId, path), content);
@@ -282,13 +307,15 @@ export class SnapshotClient {
   /** Begin an operation and wait for its result. */
   private async run<T>(
     path: string,
-    body: object,
+    body: object | Blob,
     { progress, signal }: IFollow
   ): Promise<T> {
     // From the beginning: what is short may have ended before the answer is here.
     const heard = new Listener(this.events);
     try {
-      let task = await this.request<ITask>('POST', path, body);
+      // What takes long to be asked for can be called off before there is a task.
+      const sent = body instanceof Blob ? { signal } : {};
+      let task = await this.request<ITask>('POST', path, body, sent);
       const { id } = task;
       const cancel = () => void this.request('DELETE', `tasks/${id}`);
       signal?.addEventListener('abort', cancel);
@@ -310,19 +337,20 @@ export class SnapshotClient {
   private async request<T>(
     method: string,
     path: string,
-    body?: object | string,
-    keepalive = false
+    body?: object | Blob,
+    more: Pick<RequestInit, 'keepalive' | 'signal'> = {}
   ): Promise<T> {
-    const { serverSettings } = this;
-    const url = URLExt.join(serverSettings.baseUrl, 'jupyter-cr', path);
-    const init: RequestInit = { method, keepalive };
+    const init: RequestInit = { method, ...more };
     if (body !== undefined) {
-      const isReady = typeof body === 'string' || body instanceof Blob;
-      init.body = isReady ? body : JSON.stringify(body);
+      init.body = body instanceof Blob ? body : JSON.stringify(body);
     }
     let response: Response;
     try {
-      response = await ServerConnection.makeRequest(url, init, serverSettings);
+      response = await ServerConnection.makeRequest(
+        this.url(path),
+        init,
+        this.serverSettings
+      );
     } catch (error) {
       throw new SnapshotError((error as Error).message);
     }
@@ -332,16 +360,21 @@ export class SnapshotClient {
     }
     return (text ? JSON.parse(text) : undefined) as T;
   }
+
+  private url(path: string): string {
+    return URLExt.join(this.serverSettings.baseUrl, 'jupyter-cr', path);
+  }
 }
 
 /** The event with which an operation that goes well ends. */
 const LAST: Record<Operation, Action> = {
-  checkpoint: 'durable',
+  checkpoint: 'created',
   hibernate: 'hibernated',
   restore: 'restored',
   resume: 'restored',
   undo: 'restored',
   fork: 'forked',
+  import: 'durable',
   travel: 'travelled',
   keep: 'durable'
 };

@@ -15,6 +15,7 @@ import type { Widget } from '@lumino/widgets';
 import type { Actions } from './actions';
 import { baseName } from './format';
 import { cameraIcon, forkIcon, moonIcon } from './icons';
+import type { Meant } from './meant';
 import { isHibernated, isUsable, type SnapshotModel } from './model';
 import { obstacles } from './obstacles';
 import type { Sleepers } from './sleep/sleepers';
@@ -34,9 +35,6 @@ export namespace CommandIDs {
   export const remove = 'jupyter-cr:delete';
   export const showPanel = 'jupyter-cr:show-panel';
 }
-
-/** Of a row of the panel; `data-snapshot` is the snapshot's name. */
-export const ROW_CLASS = 'jp-cr-Row';
 
 /**
  * The button of a notebook's or console's toolbar, which is for its own kernel, whichever
@@ -60,6 +58,7 @@ export interface ICommandParts {
   model: SnapshotModel;
   targets: Targets;
   sleepers: Sleepers;
+  meant: Meant;
   trans: TranslationBundle;
   /** Shows the panel, and a snapshot in it. */
   showPanel: (snapshot?: string) => void;
@@ -71,7 +70,7 @@ export interface ICommandParts {
  * Add the commands that everything else is made of.
  */
 export function addCommands(parts: ICommandParts): void {
-  const { app, actions, model, targets, sleepers } = parts;
+  const { app, actions, model, targets, sleepers, meant } = parts;
   const { trans, showPanel, editName } = parts;
   const { commands } = app;
 
@@ -99,40 +98,8 @@ export function addCommands(parts: ICommandParts): void {
     return typeof widget === 'string' ? targets.at(widget) : targets.current;
   }
 
-  /** The name of the snapshot that is meant: given, or clicked on. */
-  function nameOf(args: ReadonlyPartialJSONObject): string | undefined {
-    if (typeof args.snapshot === 'string') {
-      return args.snapshot;
-    }
-    const isRow = (node: HTMLElement) => node.classList.contains(ROW_CLASS);
-    return args.isContext
-      ? app.contextMenuHitTest(isRow)?.dataset.snapshot
-      : undefined;
-  }
-
-  /** The snapshot that is meant; asked for if it is not plain. */
-  async function choose(
-    args: ReadonlyPartialJSONObject,
-    title: string
-  ): Promise<ISnapshot | undefined> {
-    const given = nameOf(args);
-    if (given !== undefined) {
-      return model.get(given);
-    }
-    const kernelId = targets.current?.kernelId;
-    const names = [...model.snapshots]
-      .sort(
-        (a, b) =>
-          Number(b.kernel_id === kernelId) - Number(a.kernel_id === kernelId)
-      )
-      .map(snapshot => snapshot.name);
-    const { value } = await InputDialog.getItem({
-      title,
-      items: names,
-      editable: false
-    });
-    return value === null ? undefined : model.get(value);
-  }
+  const nameOf = meant.nameOf.bind(meant);
+  const choose = meant.choose.bind(meant);
 
   /** Whether there is one that can be brought back. */
   function canBringBack(args: ReadonlyPartialJSONObject): boolean {

@@ -15,7 +15,11 @@ import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import { Token } from '@lumino/coreutils';
 
 import { Actions } from './actions';
+import { Bundles } from './bundles/bundles';
+import { addBundleCommands, BundleCommandIDs } from './bundles/commands';
+import { Trust } from './bundles/trust';
 import { addCommands, CommandIDs, snapshotButton } from './commands';
+import { Meant } from './meant';
 import { SnapshotModel } from './model';
 import { Notices } from './notices';
 import { SnapshotPanel } from './panel/panel';
@@ -97,6 +101,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     );
     const settings = new Settings();
     const notices = new Notices(trans, () => settings.now.notifySuccess);
+    const trust = new Trust(model, notices, trans);
+    const bundles = new Bundles(model, trust, notices, trans);
     const actions = new Actions({
       model,
       targets,
@@ -107,7 +113,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       commands,
       trans,
       services: serviceManager,
-      notices
+      notices,
+      trust
     });
     const panel = new SnapshotPanel({
       model,
@@ -115,6 +122,9 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       targets,
       sleepers,
       settings,
+      services: serviceManager,
+      bundles,
+      trust,
       trans
     });
     const showPanel = (snapshot?: string) => {
@@ -124,12 +134,16 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       }
     };
     actions.show = showPanel;
+    bundles.show = showPanel;
+    const meant = new Meant(app, model, targets);
+    addBundleCommands({ commands, model, meant, bundles, trust, trans });
     addCommands({
       app,
       actions,
       model,
       targets,
       sleepers,
+      meant,
       trans,
       showPanel,
       editName: name => {
@@ -161,7 +175,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     const category = trans.__('Kernel Snapshots');
     for (const command of [
       ...Object.values(CommandIDs),
-      ...Object.values(TimelineIDs)
+      ...Object.values(TimelineIDs),
+      ...Object.values(BundleCommandIDs)
     ]) {
       palette?.addItem({ command, category, args: { isPalette: true } });
     }

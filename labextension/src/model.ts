@@ -105,6 +105,27 @@ export class SnapshotModel implements IDisposable {
     return this.positions.get(kernelId);
   }
 
+  /** Ids of the kernels that were last saved as that snapshot, or brought back to it. */
+  kernelsAt(name: string): readonly string[] {
+    if (!this.kernels) {
+      this.kernels = new Map();
+      for (const [kernelId, position] of this.positions) {
+        const others = this.kernels.get(position);
+        if (others) {
+          others.push(kernelId);
+        } else {
+          this.kernels.set(position, [kernelId]);
+        }
+      }
+    }
+    return this.kernels.get(name) ?? [];
+  }
+
+  /** Of each snapshot, also of those about to be deleted, what its kernel was at. */
+  get parents(): ReadonlyMap<string, string> {
+    return this.origins;
+  }
+
   /** Those in which kernels hibernate, newest first. */
   get hibernated(): readonly ISnapshot[] {
     return this.asleep;
@@ -152,6 +173,7 @@ export class SnapshotModel implements IDisposable {
       if (number === this.refreshes) {
         this.all = page.snapshots;
         this.positions = new Map(Object.entries(page.positions));
+        this.kernels = null;
         this.loaded = true;
         this.isStale = false;
         this.failure = null;
@@ -210,10 +232,14 @@ export class SnapshotModel implements IDisposable {
     switch (event.action) {
       case 'created':
       case 'durable':
+        if (event.kernel_id && event.position) {
+          this.move(event.kernel_id, event.position);
+        }
         await this.fetch(event.snapshot!);
         break;
       case 'updated':
         if (event.former_name) {
+          this.succeed(event.former_name, event.snapshot!);
           this.forget(event.former_name);
         }
         // What is on its way may be older.
@@ -221,6 +247,7 @@ export class SnapshotModel implements IDisposable {
         await this.fetch(event.snapshot!);
         break;
       case 'deleted':
+        this.succeed(event.snapshot!, this.origins.get(event.snapshot!) ?? '');
         this.forget(event.snapshot!);
         this.rebuild();
         break;
@@ -228,7 +255,11 @@ export class SnapshotModel implements IDisposable {
         await this.fetch(event.snapshot!);
         break;
       case 'restored':
-        this.positions.set(event.kernel_id!, event.snapshot!);
+        this.move(event.kernel_id!, event.position ?? event.snapshot!);
+        this.announce();
+        break;
+      case 'forked':
+        this.move(event.new_kernel_id!, event.position ?? event.snapshot!);
         this.announce();
         break;
     }
@@ -250,9 +281,6 @@ export class SnapshotModel implements IDisposable {
     }
     try {
       const found = await this.client.summary(name);
-      if (found.kernel_id && !this.byName.has(name)) {
-        this.positions.set(found.kernel_id, name);
-      }
       const others = this.all.filter(snapshot => snapshot.name !== name);
       const place = others.findIndex(other => other.created <= found.created);
       others.splice(place < 0 ? others.length : place, 0, found);
@@ -264,6 +292,27 @@ export class SnapshotModel implements IDisposable {
         await this.refresh();
       }
     }
+  }
+
+  /** A kernel is at a snapshot now. */
+  private move(kernelId: string, name: string): void {
+    this.positions.set(kernelId, name);
+    this.kernels = null;
+  }
+
+  /** What was at a snapshot, or grew from it, is at another one now, or grew from that. */
+  private succeed(name: string, successor: string): void {
+    this.all = this.all.map(snapshot =>
+      snapshot.parent === name ? { ...snapshot, parent: successor } : snapshot
+    );
+    for (const kernelId of this.kernelsAt(name)) {
+      if (successor) {
+        this.positions.set(kernelId, successor);
+      } else {
+        this.positions.delete(kernelId);
+      }
+    }
+    this.kernels = null;
   }
 
   private forget(name: string): void {
@@ -280,6 +329,9 @@ export class SnapshotModel implements IDisposable {
   private rebuild(): void {
     this.shown = this.all.filter(snapshot => !this.hidden.has(snapshot.name));
     this.asleep = this.shown.filter(isHibernated);
+    this.origins = new Map(
+      this.all.map(snapshot => [snapshot.name, snapshot.parent])
+    );
     this.byName = new Map(
       this.shown.map(snapshot => [snapshot.name, snapshot])
     );
@@ -308,7 +360,9 @@ export class SnapshotModel implements IDisposable {
   private byKernel = new Map<string, ISnapshot[]>();
   private readonly hidden = new Set<string>();
   private readonly known = new Map<string, Promise<ISnapshotDetails>>();
+  private origins = new Map<string, string>();
   private positions = new Map<string, string>();
+  private kernels: Map<string, string[]> | null = null;
   private readonly activities = new Map<string, IActivity>();
   private readonly fetches = new Map<string, Promise<void>>();
   private permitted: ICapabilities | null = null;
@@ -319,9 +373,15 @@ export class SnapshotModel implements IDisposable {
   private disposed = false;
 }
 
+/** Whether all of a snapshot is there. */
+export function isWhole({ state }: ISnapshot): boolean {
+  return state === 'warm' || state === 'durable';
+}
+
 /** Whether a snapshot is whole, and its kernel can be brought back to it. */
-export function isUsable({ state, kernel_id }: ISnapshot): boolean {
-  return kernel_id !== '' && ['memory', 'warm', 'durable'].includes(state);
+export function isUsable(snapshot: ISnapshot): boolean {
+  const inMemory = ['live', 'memory'].includes(snapshot.state);
+  return snapshot.kernel_id !== '' && (inMemory || isWhole(snapshot));
 }
 
 /** Whether a snapshot can never be used. */
@@ -331,7 +391,11 @@ export function isBroken({ state }: ISnapshot): boolean {
 
 /** Whether the kernel of a snapshot was ended when that was taken, and goes on from it. */
 export function isHibernated(snapshot: ISnapshot): boolean {
-  return isUsable(snapshot) && snapshot.automatic === 'hibernated';
+  return (
+    isUsable(snapshot) &&
+    snapshot.trusted &&
+    snapshot.automatic === 'hibernated'
+  );
 }
 
 function isUsableAndWanted(snapshot: ISnapshot): boolean {

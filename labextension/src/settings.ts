@@ -14,6 +14,7 @@ export interface IPreferences {
   timeline: boolean;
   timelineBar: boolean;
   panelSide: 'left' | 'right';
+  panelOrder: 'time' | 'lineage';
 }
 
 const DEFAULTS: IPreferences = {
@@ -27,7 +28,8 @@ const DEFAULTS: IPreferences = {
   statusItem: true,
   timeline: false,
   timelineBar: true,
-  panelSide: 'left'
+  panelSide: 'left',
+  panelOrder: 'time'
 };
 
 /**

@@ -54,6 +54,11 @@ export interface ISnapshot {
   processes: number;
   /** How long the kernel stood still. */
   downtime_ms: number | null;
+  /**
+   * Prompt and first line of the cell that was run last, or, with `[*]`, that ran; empty if
+   * that is not known, or encrypted.
+   */
+  cell: string;
   /** What is wrong with one that cannot be used. */
   problem: string;
 }
@@ -62,7 +67,8 @@ export interface ISnapshot {
 export interface IPage {
   snapshots: ISnapshot[];
   total: number;
-  /** Id of each kernel that they were taken of, and the snapshot that it last was at. */
+  /** Id of each kernel that they were taken of, or that is at one, and the snapshot that it
+   * last was at. */
   positions: { [kernelId: string]: string };
 }
 
@@ -71,6 +77,14 @@ export interface IRunningRequest {
   msg_id: string;
   /** Empty if it came from no cell. */
   cell_id: string;
+}
+
+/** A cell that was run. */
+export interface ICell {
+  /** As in its prompt. */
+  number: number;
+  /** Its first line that is not empty. */
+  source: string;
 }
 
 /** All mappings of a kind, in bytes. */
@@ -116,6 +130,10 @@ export interface ISnapshotDetails {
       path: string;
       type: string;
       running: IRunningRequest[];
+      /** The one that had been run last; null if that is not known. */
+      last_cell: ICell | null;
+      /** The one that ran. */
+      running_cell: ICell | null;
     };
   };
   outcome: { downtime_ms: number; elapsed_ms: number; bytes: number } | null;
@@ -242,6 +260,18 @@ export interface ITravelAnswer {
   warnings: string[];
 }
 
+/** A snapshot came from elsewhere. */
+export interface IImportResult {
+  name: string;
+  /** Public key of whoever has exported it, hexadecimal. */
+  signer: string;
+  /** Whether it can be restored as it is. */
+  trusted: boolean;
+  /** What a restore needs and does not find here, in sentences. */
+  missing: string[];
+  warnings: string[];
+}
+
 /** A problem document (RFC 9457). */
 export interface IProblem {
   type: string;
@@ -266,6 +296,7 @@ export type Operation =
   | 'resume'
   | 'fork'
   | 'undo'
+  | 'import'
   | 'travel'
   | 'keep';
 
@@ -281,6 +312,7 @@ export interface ITask {
     | ICheckpointAnswer
     | IRestoreAnswer
     | IForkAnswer
+    | IImportResult
     | ITravelAnswer
     | ISnapshot
     | null;
@@ -337,7 +369,8 @@ export interface ISnapshotEvent {
   /** The snapshot that the kernel is at now; of a fork, the new kernel. */
   position?: string;
   fraction?: number;
-  operation?: Operation;
+  /** `save`: a snapshot that could be restored already did not get onto the disk. */
+  operation?: Operation | 'save';
   task?: string;
   message?: string;
   hint?: string;

@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from jupyter_cr.errors import Cancelled, EngineError, NoSuchSnapshot
+from jupyter_cr.errors import Cancelled, EngineError, NameTaken, NoSuchSnapshot
 from jupyter_cr.kernels.engine_process import EngineProcess
 from jupyter_cr.operations import CheckpointResult, read_document
 from jupyter_cr.store import Store
@@ -58,6 +58,29 @@ def test_one_that_is_not_asked(delay: float, capfd: pytest.CaptureFixture[str]) 
 
     asyncio.run(asyncio.wait_for(main(), LIMIT))
     assert capfd.readouterr().err == ""
+
+
+def test_one_that_stands_by() -> None:
+    """It is asked again and again, until the end or an error."""
+
+    async def main(pid: int) -> None:
+        async with EngineProcess(is_standing=True) as engine:
+            for name in ("one", "two", "three"):
+                request = {**checkpoint(pid), "name": name, "memory_only": True}
+                result = await engine.run(request, CheckpointResult)
+                assert (result.name, result.state) == (name, "memory")
+                assert engine.is_ready
+            with pytest.raises(NameTaken):
+                await engine.run(checkpoint(pid), CheckpointResult)
+            assert not engine.is_ready
+        assert is_reaped(engine)
+        async with EngineProcess(is_standing=True) as engine:
+            pass
+        assert is_reaped(engine)
+
+    with program(SERVE + "serve(globals())") as running:
+        asyncio.run(asyncio.wait_for(main(running.pid), LIMIT))
+    Store().remove(["one", "two", "three"])
 
 
 def test_it_ends_with_the_server() -> None:

@@ -50,6 +50,7 @@ def a_snapshot(number: int, prefix: str) -> dict[str, Any]:
         "comm": "python3",
         "processes": 1 + number % 3,
         "downtime_ms": 12.5,
+        "cell": f"[{number}] table = table.dropna()",
         "problem": "page 3 is damaged" if number == 7 else "",
     }
 

@@ -14,7 +14,7 @@ from tests.labextension.conftest import require_lab
 from tests.labextension.harness import LabServer, lab
 from tests.labextension.pretence import pretend_refused, show_many
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(400)
 
 MARK = "‡"
 MARKED = {
@@ -29,6 +29,7 @@ DATA = re.compile(
     | now | \d+\ \w+\ ago | [A-Z][a-z]{2}\ \d+ | 20\d\d | [\d:]+\s[AP]M
     | words-[-\d]+ | snapshot\ \d+ | (analysis/)?(model-\d+|words)\.ipynb
     | with\ the\ cleaned\ table | page\ 3\ is\ damaged | python\S* | /.*
+    | \[\d+\]\ table\ =\ table\.dropna\(\) | \[\d\] | x\ =\ 1
     | PTRACE_SEIZE.* | Set\ kernel.yama.*""",
     re.VERBOSE,
 )
@@ -102,6 +103,15 @@ def test_panel(marked: LabServer) -> None:
         window.row("snapshot 0059").click(button="right")
         assert unmarked(window.page, '.lm-Menu-item[data-command^="jupyter-cr:"]') == set()
         window.page.keyboard.press("Escape")
+        window.panel.get_by_role("searchbox").fill("snapshot 0012")
+        expect(window.rows).to_have_count(1)
+        window.row("snapshot 0012").click(button="right")
+        window.page.locator('.lm-Menu-item[data-command="jupyter-cr:trust"]').click()
+        dialog = window.page.locator(".jp-Dialog")
+        expect(dialog).to_be_visible()
+        assert unmarked(window.page, ".jp-Dialog-content") == set()
+        window.page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
         window.page.unroute_all()
         pretend_refused(window)
         window.is_idle("words.ipynb")
@@ -117,7 +127,7 @@ def test_elsewhere(marked: LabServer) -> None:
         window.open_panel()
         expect(window.row("words-1")).to_be_visible()
         assert unmarked(page, ".jp-cr-Status") == set()
-        window.panel.locator(".jp-cr-mod-narrow").click()
+        window.panel.locator(".jp-cr-mod-narrow").first.click()
         expect(page.locator(".jp-cr-Sleep")).to_be_visible()
         assert unmarked(page, ".jp-cr-Sleep") == set()
         assert unmarked(page, ".jp-cr-Status") == set()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import websocket
 import yaml
@@ -60,7 +61,9 @@ def check_answer(
         assert body is None
         return
     kind = headers["Content-Type"].partition(";")[0]
-    schema = response["content"][kind]["schema"]
+    schema = response["content"][kind].get("schema")
+    if schema is None:
+        return
     if isinstance(body, str):
         body = yaml.safe_load(body)
     Draft202012Validator({**schema, "components": OPENAPI["components"]}).validate(body)
@@ -104,7 +107,7 @@ class CheckedServer(Server):
         for kernel_id in self.kernels():
             self.shut_down(kernel_id)
         for name in self.snapshot_names():
-            self.fetch("DELETE", f"jupyter-cr/snapshots/{name}")
+            self.fetch("DELETE", f"jupyter-cr/snapshots/{quote(name)}")
 
     @contextmanager
     def events(self) -> Iterator[Events]:

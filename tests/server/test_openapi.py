@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from jupyter_cr import errors, image, operations, store
+from jupyter_cr import bundles, errors, image, operations, store
 from jupyter_cr.engine import describe
 from jupyter_cr.server import (
     answers,
@@ -32,11 +32,13 @@ ANSWERS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         Capability,
+        bundles.ImportResult,
         describe.DescriptorDescription,
         describe.MemoryDescription,
         describe.ProcessDescription,
         describe.SharedMemoryDescription,
         describe.SnapshotDescription,
+        image.CellFacts,
         image.Header,
         image.InputPrompt,
         image.KernelFacts,
@@ -114,6 +116,12 @@ def test_the_query_is_what_is_decoded() -> None:
     parameters = OPENAPI["paths"]["/jupyter-cr/snapshots"]["get"]["parameters"]
     described = {p["name"]: p["schema"]["default"] for p in parameters}
     assert described == msgspec.to_builtins(answers.Query())
+
+
+def test_what_is_said_of_a_bundle_is_what_is_decoded() -> None:
+    parameters = OPENAPI["paths"]["/jupyter-cr/import"]["post"]["parameters"]
+    described = {p["name"]: p["schema"]["default"] for p in parameters}
+    assert described == msgspec.to_builtins(requests.ImportRequest())
 
 
 def test_all_errors_are_listed() -> None:

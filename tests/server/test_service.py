@@ -257,6 +257,7 @@ def test_the_tree_of_a_kernels_snapshots(server: Server) -> None:
     forked = server.do("snapshots/b/fork", document=False)
     assert forked["position"] == "b"
     fork = forked["kernel_id"]
+    assert server.get("jupyter-cr/snapshots")["positions"] == {kernel_id: "d", fork: "b"}
     assert server.do(f"kernels/{fork}/checkpoint", name="e")["parent"] == "b"
     # What is kept before a restore is part of the tree.
     kept = server.do(f"kernels/{kernel_id}/restore", snapshot="c")["kept"]

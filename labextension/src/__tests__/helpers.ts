@@ -33,6 +33,7 @@ export function snapshot(
     comm: 'python',
     processes: 1,
     downtime_ms: 10,
+    cell: '',
     problem: '',
     ...more
   };

@@ -132,6 +132,66 @@ describe('SnapshotModel', () => {
   it('knows where a kernel was brought back to', () => {
     server.emit({ action: 'restored', snapshot: 'two', kernel_id: KERNEL });
     expect(model.position(KERNEL)).toBe('two');
+    expect(model.kernelsAt('two')).toEqual([KERNEL]);
+    // It had hibernated, and that snapshot goes.
+    server.emit({
+      action: 'restored',
+      snapshot: 'kept',
+      position: 'one',
+      kernel_id: KERNEL
+    });
+    expect(model.position(KERNEL)).toBe('one');
+    expect(model.kernelsAt('two')).toEqual([]);
+  });
+
+  it('knows where forks are, and what is taken of them', async () => {
+    server.emit({
+      action: 'forked',
+      snapshot: 'one',
+      position: 'one',
+      kernel_id: KERNEL,
+      new_kernel_id: 'fork'
+    });
+    expect(model.kernelsAt('one')).toEqual(['fork']);
+    there.unshift(snapshot('new', { kernel_id: 'fork', parent: 'one' }));
+    server.emit({
+      action: 'durable',
+      snapshot: 'new',
+      kernel_id: 'fork',
+      position: 'new'
+    });
+    await changed(model, () => names().includes('new'));
+    expect(model.kernelsAt('one')).toEqual([]);
+    expect(model.position('fork')).toBe('new');
+    expect(model.parents.get('new')).toBe('one');
+  });
+
+  it('has children and kernels follow another name, and no other', async () => {
+    there[0] = { ...there[0], parent: 'two' };
+    await model.refresh();
+    server.emit({ action: 'restored', snapshot: 'two', kernel_id: KERNEL });
+    there[1] = { ...there[1], name: 'renamed' };
+    server.emit({ action: 'updated', snapshot: 'renamed', former_name: 'two' });
+    await changed(model, () => names().includes('renamed'));
+    expect(model.parents.get('kept')).toBe('renamed');
+    expect(model.position(KERNEL)).toBe('renamed');
+    there[2] = { ...there[2], name: 'another' };
+    server.emit({ action: 'updated', snapshot: 'another', former_name: 'one' });
+    await changed(model, () => names().includes('another'));
+    expect(model.position(KERNEL)).toBe('renamed');
+  });
+
+  it('gives children and kernels of what is deleted to its parent', async () => {
+    there[0] = { ...there[0], parent: 'two' };
+    there[1] = { ...there[1], parent: 'one' };
+    await model.refresh();
+    server.emit({ action: 'restored', snapshot: 'two', kernel_id: KERNEL });
+    server.emit({ action: 'deleted', snapshot: 'two' });
+    expect(model.parents.get('kept')).toBe('one');
+    expect(model.position(KERNEL)).toBe('one');
+    server.emit({ action: 'deleted', snapshot: 'one' });
+    expect(model.parents.get('kept')).toBe('');
+    expect(model.position(KERNEL)).toBeUndefined();
   });
 
   it('asks for everything after events may have been lost', async () => {

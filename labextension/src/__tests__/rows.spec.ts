@@ -5,10 +5,11 @@ describe('matches', () => {
   const one = snapshot('before-training', {
     note: 'with the Cleaned table',
     path: 'analysis/model.ipynb',
-    kernel_name: 'python3'
+    kernel_name: 'python3',
+    cell: '[7] table = load()'
   });
 
-  it.each(['', '  ', 'TRAIN', 'cleaned', 'model.ipynb', 'Python'])(
+  it.each(['', '  ', 'TRAIN', 'cleaned', 'model.ipynb', 'Python', 'table = '])(
     '“%s” is found',
     text => {
       expect(matches(one, text)).toBe(true);

@@ -1,11 +1,19 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { runIcon } from '@jupyterlab/ui-components';
+import {
+  fileUploadIcon,
+  historyIcon,
+  type LabIcon,
+  runIcon,
+  treeViewIcon
+} from '@jupyterlab/ui-components';
 import React from 'react';
 
 import type { Actions } from '../actions';
+import type { Bundles } from '../bundles/bundles';
 import { baseName } from '../format';
 import { cameraIcon, moonIcon } from '../icons';
 import type { SnapshotModel } from '../model';
+import type { IPreferences, Settings } from '../settings';
 import type { ITarget } from '../targets';
 import type { ISnapshot } from '../types';
 
@@ -90,6 +98,59 @@ export function ResumeButton(
       <runIcon.react tag="span" className="jp-cr-Button-icon" />
       <span className="jp-cr-Button-label">{trans.__('Resume %1', name)}</span>
     </button>
+  );
+}
+
+/** At the end of that line: snapshots that others have made. */
+export function ImportButton(props: {
+  model: SnapshotModel;
+  bundles: Bundles;
+  trans: TranslationBundle;
+}): JSX.Element {
+  const { model, bundles, trans } = props;
+  const label = trans.__('Import a snapshot from a file, or drop it here');
+  return (
+    <button
+      className="jp-cr-Button jp-cr-mod-narrow jp-mod-styled jp-mod-reject"
+      disabled={model.problem !== null}
+      title={label}
+      aria-label={label}
+      onClick={() => bundles.choose()}
+    >
+      <fileUploadIcon.react tag="span" className="jp-cr-Button-icon" />
+    </button>
+  );
+}
+
+/** Which order the list is in; it stays what was chosen. */
+export function OrderButtons(props: {
+  settings: Settings;
+  trans: TranslationBundle;
+}): JSX.Element {
+  const { settings, trans } = props;
+  const orders: [IPreferences['panelOrder'], LabIcon, string][] = [
+    ['time', historyIcon, trans.__('By time: newest first')],
+    ['lineage', treeViewIcon, trans.__('By lineage: what grew from what')]
+  ];
+  return (
+    <div
+      className="jp-cr-Orders"
+      role="group"
+      aria-label={trans.__('Order of the snapshots')}
+    >
+      {orders.map(([order, icon, label]) => (
+        <button
+          key={order}
+          className="jp-cr-Order"
+          aria-pressed={settings.now.panelOrder === order}
+          aria-label={label}
+          title={label}
+          onClick={() => void settings.set('panelOrder', order)}
+        >
+          <icon.react tag="span" className="jp-cr-Button-icon" />
+        </button>
+      ))}
+    </div>
   );
 }
 

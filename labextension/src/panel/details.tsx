@@ -4,7 +4,7 @@ import React, { useEffect, useState } from 'react';
 import type { SnapshotError } from '../api';
 import { formatBytes, formatDuration, formatTime } from '../format';
 import type { SnapshotModel } from '../model';
-import type { IDescriptor, IProcess, ISnapshotDetails } from '../types';
+import type { ICell, IDescriptor, IProcess, ISnapshotDetails } from '../types';
 
 /** How many files of a process are listed before the rest is asked for. */
 const MAX_FILES = 8;
@@ -47,18 +47,32 @@ export function Details(props: {
     return <div className="jp-cr-Details">{trans.__('Looking inside…')}</div>;
   }
   const { content, header, outcome } = details;
-  const facts: [string, string][] = [
+  const facts: [string, React.ReactNode][] = [
     [trans.__('Taken'), formatTime(header.created)],
     [trans.__('Memory'), formatBytes(content.stored)]
   ];
   if (outcome) {
     facts.push([trans.__('Paused for'), formatDuration(outcome.downtime_ms)]);
   }
-  const running = header.notebook.running.length;
-  if (running) {
+  const { last_cell, running_cell, running } = header.notebook;
+  if (last_cell) {
+    facts.push([
+      trans.__('Last cell'),
+      <Cell prompt={String(last_cell.number)} cell={last_cell} />
+    ]);
+  }
+  if (running_cell) {
     facts.push([
       trans.__('Running then'),
-      trans._n('%1 cell', '%1 cells', running)
+      <Cell prompt="*" cell={running_cell} />
+    ]);
+  }
+  const cells = running.filter(request => request.cell_id);
+  const others = cells.length - (running_cell ? 1 : 0);
+  if (others > 0) {
+    facts.push([
+      running_cell ? trans.__('Waiting then') : trans.__('Running then'),
+      trans._n('%1 cell', '%1 cells', others)
     ]);
   }
   return (
@@ -76,6 +90,16 @@ export function Details(props: {
       </h4>
       <Family processes={content.processes} trans={trans} />
     </div>
+  );
+}
+
+/** A cell, as its notebook shows it. */
+function Cell(props: { prompt: string; cell: ICell }): JSX.Element {
+  const { source } = props.cell;
+  return (
+    <code className="jp-cr-Cell" title={source}>
+      <span className="jp-cr-Cell-prompt">[{props.prompt}]</span> {source}
+    </code>
   );
 }
 

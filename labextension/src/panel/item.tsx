@@ -9,12 +9,27 @@ import {
 } from '@jupyterlab/ui-components';
 import React, { useEffect, useRef } from 'react';
 
-import { ROW_CLASS } from '../commands';
-import { formatAge, formatBytes, formatTime, splitStamp } from '../format';
+import {
+  baseName,
+  formatAge,
+  formatBytes,
+  formatTime,
+  splitStamp
+} from '../format';
 import { forkIcon } from '../icons';
-import { isBroken, isHibernated, isUsable, type SnapshotModel } from '../model';
+import { ROW_CLASS } from '../meant';
+import {
+  isBroken,
+  isHibernated,
+  isUsable,
+  isWhole,
+  type SnapshotModel
+} from '../model';
 import type { ISnapshot } from '../types';
+import { Branch, widthOf } from './branch';
 import { Details } from './details';
+import type { IBranch } from './lineage';
+import { HERE } from './whereabouts';
 
 /** A name that is cut off where least is lost: its age stands below. */
 function Name(props: { name: string }): JSX.Element {
@@ -32,6 +47,8 @@ export interface IItemActions {
   restore: (snapshot: ISnapshot) => void;
   fork: (snapshot: ISnapshot) => void;
   remove: (snapshot: ISnapshot) => void;
+  export: (snapshot: ISnapshot) => void;
+  trust: (snapshot: ISnapshot) => void;
   toggle: (name: string) => void;
   edit: (edited: IEdited | null) => void;
   /** Resolves to whether the server has taken it. */
@@ -52,8 +69,10 @@ interface IItemProps {
   actions: IItemActions;
   isExpanded: boolean;
   edited: IEdited['field'] | null;
-  /** Whether the kernel was last brought back to it. */
-  isHere: boolean;
+  /** Names of the notebooks of kernels that are at it, as `Whereabouts.at` says. */
+  kernels: readonly string[];
+  /** By lineage: where it stands there. */
+  branch?: IBranch;
   canRestore: boolean;
   trans: TranslationBundle;
 }
@@ -61,6 +80,7 @@ interface IItemProps {
 /** What a snapshot's row says to those who cannot see it. */
 export function describe(
   snapshot: ISnapshot,
+  kernels: readonly string[],
   trans: TranslationBundle
 ): string {
   return [
@@ -68,7 +88,13 @@ export function describe(
     snapshot.note,
     formatAge(snapshot.created),
     formatBytes(snapshot.bytes),
-    stateOf(snapshot, trans)
+    stateOf(snapshot, trans),
+    snapshot.parent && trans.__('after %1', snapshot.parent),
+    ...kernels.map(name =>
+      name === HERE
+        ? trans.__('the kernel is here')
+        : trans.__('the kernel of %1 is here', name)
+    )
   ]
     .filter(Boolean)
     .join(', ');
@@ -97,7 +123,7 @@ export function rowClass(
  * it has changed, however far the list is scrolled.
  */
 export const Item = React.memo((props: IItemProps): JSX.Element => {
-  const { snapshot, actions, isExpanded, edited, trans } = props;
+  const { snapshot, actions, branch, isExpanded, edited, trans } = props;
   const { name } = snapshot;
   const canBringBack = props.canRestore && isUsable(snapshot);
   const facts = [
@@ -138,7 +164,15 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
       </span>
     );
   }
-  if (snapshot.parent) {
+  if (branch?.path) {
+    facts.push(
+      <span key="path" title={branch.path}>
+        {trans.__('in %1', baseName(branch.path))}
+      </span>
+    );
+  }
+  // By lineage, the lines tell of it; unless it is left out.
+  if (snapshot.parent && (!branch || branch.isGap || branch.from === null)) {
     facts.push(
       <span
         key="parent"
@@ -148,9 +182,11 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
       </span>
     );
   }
+  const indent = { marginLeft: widthOf(branch) };
   return (
     <>
-      <div className="jp-cr-Item-main">
+      {branch && <Branch branch={branch} isHere={props.kernels.length > 0} />}
+      <div className="jp-cr-Item-main" style={indent} title={tooltip(snapshot)}>
         <Caret
           isExpanded={isExpanded}
           label={
@@ -172,7 +208,10 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
             ) : (
               <span
                 className="jp-cr-Item-name"
-                title={trans.__('%1 (double-click to rename)', name)}
+                title={trans.__(
+                  '%1 (double-click to rename)',
+                  tooltip(snapshot)
+                )}
                 onDoubleClick={event => {
                   event.stopPropagation();
                   actions.edit({ name, field: 'name' });
@@ -181,16 +220,24 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
                 <Name name={name} />
               </span>
             )}
-            {props.isHere && (
+            {props.kernels.map(name => (
               <span
+                key={name}
                 className="jp-cr-Badge jp-cr-mod-here"
-                title={trans.__(
-                  'What the kernel was last saved as, or brought back to'
-                )}
+                title={
+                  name === HERE
+                    ? trans.__(
+                        'What the kernel was last saved as, or brought back to'
+                      )
+                    : trans.__(
+                        'What the kernel of %1 was last saved as, or brought back to',
+                        name
+                      )
+                }
               >
-                {trans.__('here')}
+                {name === HERE ? trans.__('here') : name}
               </span>
-            )}
+            ))}
             {snapshot.tags.map(tag => (
               <span className="jp-cr-Badge" key={tag}>
                 {tag}
@@ -255,22 +302,36 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
         )}
       </div>
       {isExpanded && (
-        <div className="jp-cr-Item-inside">
+        <div className="jp-cr-Item-inside" style={indent}>
           {snapshot.problem && (
             <div className="jp-cr-mod-problem">{snapshot.problem}</div>
           )}
-          {edited !== 'note' && !snapshot.note && (
-            <button
-              className="jp-cr-Link"
-              tabIndex={-1}
-              onClick={event => {
-                event.stopPropagation();
-                actions.edit({ name, field: 'note' });
-              }}
-            >
-              {trans.__('Add a note')}
-            </button>
+          {isWhole(snapshot) && !snapshot.trusted && (
+            <div className="jp-cr-Untrusted">
+              {trans.__(
+                'It came from elsewhere. To restore or fork it is to run its code.'
+              )}{' '}
+              <Link
+                text={trans.__('Trust…')}
+                onClick={() => actions.trust(snapshot)}
+              />
+            </div>
           )}
+          <div className="jp-cr-Links">
+            {edited !== 'note' && !snapshot.note && (
+              <Link
+                text={trans.__('Add a note')}
+                onClick={() => actions.edit({ name, field: 'note' })}
+              />
+            )}
+            {isWhole(snapshot) && (
+              <Link
+                text={trans.__('Export')}
+                title={trans.__('Save it as one file, to be carried elsewhere')}
+                onClick={() => actions.export(snapshot)}
+              />
+            )}
+          </div>
           {!snapshot.problem && (
             <Details name={name} model={props.model} trans={trans} />
           )}
@@ -279,6 +340,11 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
     </>
   );
 });
+
+/** What tells snapshots of a notebook from each other. */
+function tooltip({ name, cell }: ISnapshot): string {
+  return cell ? `${name}\n${cell}` : name;
+}
 
 /** What is to be known of a snapshot beside that it is there. */
 function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
@@ -314,8 +380,7 @@ function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
 function reasonOf(snapshot: ISnapshot, trans: TranslationBundle): string {
   if (!snapshot.trusted) {
     return trans.__(
-      'It came from elsewhere, and to restore it is to run its code. If you trust it, in a terminal: jupyter cr trust %1',
-      snapshot.name
+      'It came from elsewhere, and to restore it is to run its code: you are asked first'
     );
   }
   switch (snapshot.automatic) {
@@ -348,6 +413,28 @@ export function Caret(props: {
       }}
     >
       <icon.react tag="span" />
+    </button>
+  );
+}
+
+/** A button in words, inside a row. */
+function Link(props: {
+  text: string;
+  title?: string;
+  onClick: () => void;
+}): JSX.Element {
+  return (
+    <button
+      className="jp-cr-Link"
+      tabIndex={-1}
+      title={props.title}
+      onClick={event => {
+        event.stopPropagation();
+        props.onClick();
+      }}
+      onDoubleClick={event => event.stopPropagation()}
+    >
+      {props.text}
     </button>
   );
 }

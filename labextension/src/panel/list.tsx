@@ -14,6 +14,7 @@ import {
   rowClass
 } from './item';
 import { type IGroup, type IItem, type Row, rowsOf } from './rows';
+import type { Whereabouts } from './whereabouts';
 
 /** How high rows are before they are measured, in pixels. */
 const GROUP_HEIGHT = 30;
@@ -27,8 +28,16 @@ const MARK_MS = 2000;
 
 interface IListProps {
   groups: readonly IGroup[];
+  /** Whether they are in the order in which they grew from each other. */
+  isByLineage: boolean;
   model: SnapshotModel;
-  actions: Pick<IItemActions, 'restore' | 'fork' | 'commit'> & {
+  whereabouts: Whereabouts;
+  /** The kernel that the person works with. */
+  kernelId: string;
+  actions: Pick<
+    IItemActions,
+    'restore' | 'fork' | 'commit' | 'export' | 'trust'
+  > & {
     remove: (names: readonly string[]) => void;
   };
   /** A snapshot that is to be shown, or edited; another object for each request. */
@@ -41,7 +50,7 @@ interface IListProps {
  * is on the screen is in the page.
  */
 export function List(props: IListProps): JSX.Element {
-  const { groups, model, request, trans } = props;
+  const { groups, isByLineage, model, request, trans } = props;
   const [collapsed, setCollapsed] = useState<ReadonlySet<string>>(new Set());
   const [expanded, setExpanded] = useState<ReadonlySet<string>>(new Set());
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
@@ -95,6 +104,18 @@ export function List(props: IListProps): JSX.Element {
     }
   });
 
+  // In another order, what somebody looked at is elsewhere; by lineage, what the kernel is at
+  // is what it is about.
+  const wasByLineage = useRef(isByLineage);
+  useEffect(() => {
+    if (wasByLineage.current !== isByLineage) {
+      wasByLineage.current = isByLineage;
+      const position = model.position(props.kernelId) ?? '';
+      const place = places.get(active) ?? places.get(position) ?? 0;
+      virtualizer.scrollToIndex(place, { align: 'auto' });
+    }
+  }, [isByLineage]);
+
   useEffect(() => {
     if (!request) {
       return;
@@ -125,6 +146,8 @@ export function List(props: IListProps): JSX.Element {
     restore: props.actions.restore,
     fork: props.actions.fork,
     remove: snapshot => props.actions.remove([snapshot.name]),
+    export: props.actions.export,
+    trust: props.actions.trust,
     toggle: name => setExpanded(toggled(expanded, name)),
     edit: target => {
       hasFocus.current = true;
@@ -148,6 +171,8 @@ export function List(props: IListProps): JSX.Element {
       restore: snapshot => latest.current.restore(snapshot),
       fork: snapshot => latest.current.fork(snapshot),
       remove: snapshot => latest.current.remove(snapshot),
+      export: snapshot => latest.current.export(snapshot),
+      trust: snapshot => latest.current.trust(snapshot),
       toggle: name => latest.current.toggle(name),
       edit: target => latest.current.edit(target),
       commit: (target, text) => latest.current.commit(target, text)
@@ -204,7 +229,7 @@ export function List(props: IListProps): JSX.Element {
         if (isOpen) {
           flip();
         } else if (isItem) {
-          goTo(place - row.position);
+          goTo(places.get(row.above) ?? 0);
         }
       },
       Enter: flip,
@@ -314,18 +339,22 @@ export function List(props: IListProps): JSX.Element {
               );
             }
             const { snapshot } = row;
+            const kernels = props.whereabouts.at(
+              snapshot,
+              isByLineage ? props.kernelId : null
+            );
             const isSelected = selected.has(row.key);
             return (
               <div
                 {...common}
                 className={rowClass(snapshot, isSelected, marked === row.key)}
                 data-snapshot={snapshot.name}
-                aria-level={2}
+                aria-level={2 + (row.branch?.depth ?? 0)}
                 aria-posinset={row.position}
                 aria-setsize={row.size}
                 aria-selected={isSelected}
                 aria-expanded={expanded.has(row.key)}
-                aria-label={describe(snapshot, trans)}
+                aria-label={describe(snapshot, kernels, trans)}
                 onClick={event => select(row, event)}
                 onDoubleClick={() => actions.toggle(row.key)}
                 onContextMenu={() => {
@@ -342,7 +371,8 @@ export function List(props: IListProps): JSX.Element {
                   actions={actions}
                   isExpanded={expanded.has(row.key)}
                   edited={edited?.name === row.key ? edited.field : null}
-                  isHere={model.position(snapshot.kernel_id) === row.key}
+                  kernels={kernels}
+                  branch={row.branch}
                   canRestore={
                     model.canRestore && !model.activity(snapshot.kernel_id)
                   }

@@ -1,4 +1,5 @@
 import { ReactWidget } from '@jupyterlab/apputils';
+import type { ServiceManager } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { InputGroup } from '@jupyterlab/ui-components';
 import type { Message } from '@lumino/messaging';
@@ -6,15 +7,26 @@ import { type ISignal, Signal } from '@lumino/signaling';
 import React, { useEffect, useMemo, useReducer, useState } from 'react';
 
 import type { Actions } from '../actions';
+import type { Bundles } from '../bundles/bundles';
+import { acceptFiles } from '../bundles/drop';
+import type { Trust } from '../bundles/trust';
 import { cameraIcon } from '../icons';
 import { isHibernated, type SnapshotModel } from '../model';
 import type { Settings } from '../settings';
 import type { Sleepers } from '../sleep/sleepers';
 import type { Targets } from '../targets';
-import { HibernateButton, ResumeButton, SnapshotButton } from './buttons';
+import {
+  HibernateButton,
+  ImportButton,
+  OrderButtons,
+  ResumeButton,
+  SnapshotButton
+} from './buttons';
 import { Lesson, Obstacles, Trouble } from './messages';
 import { List } from './list';
+import { familiesOf } from './lineage';
 import { groupsOf, matches } from './rows';
+import { Whereabouts } from './whereabouts';
 
 /** How often ages are told anew, in ms. */
 const AGING_MS = 20000;
@@ -26,6 +38,9 @@ export interface IPanelParts {
   targets: Targets;
   sleepers: Sleepers;
   settings: Settings;
+  services: ServiceManager.IManager;
+  bundles: Bundles;
+  trust: Trust;
   trans: TranslationBundle;
 }
 
@@ -48,6 +63,11 @@ export class SnapshotPanel extends ReactWidget {
     this.title.caption = trans.__('Kernel Snapshots');
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', trans.__('Kernel Snapshots'));
+    acceptFiles(
+      this.node,
+      trans.__('Import snapshots'),
+      files => void parts.bundles.import(files)
+    );
   }
 
   /** Show a snapshot in the list; when it has come, if it is not there yet. */
@@ -98,7 +118,8 @@ function Content(
     initial: IRequest | null;
   }
 ): JSX.Element {
-  const { model, actions, targets, sleepers, settings, trans, asked } = props;
+  const { model, actions, targets, sleepers, settings, services } = props;
+  const { bundles, trust, trans, asked } = props;
   const [query, setQuery] = useState('');
   const [request, setRequest] = useState(props.initial);
   const [minute, age] = useReducer((count: number) => count + 1, 0);
@@ -106,7 +127,12 @@ function Content(
     model.changed,
     targets.changed,
     sleepers.changed,
-    settings.changed
+    settings.changed,
+    services.sessions.runningChanged
+  );
+  const whereabouts = useMemo(
+    () => new Whereabouts(model, services),
+    [model, services]
   );
 
   useEffect(() => {
@@ -131,20 +157,29 @@ function Content(
   const sleep = place && sleepers.of(place.widget);
   const kernelId = target?.kernelId ?? sleep?.kernel_id ?? '';
   const path = place?.notebook?.context.path ?? '';
-  const { showAutomatic } = settings.now;
-  const { snapshots } = model;
-  const groups = useMemo(
-    () =>
-      groupsOf(
-        snapshots.filter(
-          snapshot =>
-            (showAutomatic || !snapshot.automatic || isHibernated(snapshot)) &&
-            matches(snapshot, query)
-        ),
-        kernelId ? { kernelId, path } : null
-      ),
-    [snapshots, showAutomatic, query, kernelId, path, minute]
-  );
+  const { showAutomatic, panelOrder } = settings.now;
+  const isByLineage = panelOrder === 'lineage';
+  const { snapshots, parents } = model;
+  const groups = useMemo(() => {
+    const shown = snapshots.filter(
+      snapshot =>
+        (showAutomatic || !snapshot.automatic || isHibernated(snapshot)) &&
+        matches(snapshot, query)
+    );
+    const current = kernelId ? { kernelId, path } : null;
+    return isByLineage
+      ? familiesOf(shown, parents, current)
+      : groupsOf(shown, current);
+  }, [
+    snapshots,
+    parents,
+    showAutomatic,
+    isByLineage,
+    query,
+    kernelId,
+    path,
+    minute
+  ]);
 
   return (
     <>
@@ -173,17 +208,21 @@ function Content(
               />
             </>
           )}
+          <ImportButton model={model} bundles={bundles} trans={trans} />
         </div>
         {(snapshots.length > 0 || query) && (
-          <InputGroup
-            type="search"
-            className="jp-cr-Search"
-            value={query}
-            placeholder={trans.__('Search snapshots')}
-            aria-label={trans.__('Search snapshots')}
-            rightIcon="ui-components:search"
-            onChange={event => setQuery(event.currentTarget.value)}
-          />
+          <div className="jp-cr-Buttons">
+            <InputGroup
+              type="search"
+              className="jp-cr-Search"
+              value={query}
+              placeholder={trans.__('Search snapshots')}
+              aria-label={trans.__('Search snapshots')}
+              rightIcon="ui-components:search"
+              onChange={event => setQuery(event.currentTarget.value)}
+            />
+            <OrderButtons settings={settings} trans={trans} />
+          </div>
         )}
       </div>
       <Obstacles model={model} trans={trans} />
@@ -192,11 +231,16 @@ function Content(
       ) : groups.length > 0 ? (
         <List
           groups={groups}
+          isByLineage={isByLineage}
           model={model}
+          whereabouts={whereabouts}
+          kernelId={kernelId}
           actions={{
             restore: snapshot => void actions.restore(snapshot),
             fork: snapshot => void actions.fork(snapshot),
             remove: names => actions.delete(names),
+            export: snapshot => bundles.export(snapshot),
+            trust: snapshot => void trust.ask(snapshot),
             commit: ({ name, field }, text) =>
               field === 'name'
                 ? actions.rename(name, text)
@@ -208,7 +252,7 @@ function Content(
       ) : query ? (
         <p className="jp-cr-Hint" role="status">
           {trans.__(
-            'No snapshot has “%1” in its name, note or notebook.',
+            'No snapshot has “%1” in its name, note, last cell or notebook.',
             query
           )}
         </p>

@@ -1,4 +1,5 @@
 import type { ISnapshot } from '../types';
+import type { IBranch } from './lineage';
 
 /** The snapshots of one notebook, or of one kernel that had none. */
 export interface IGroup {
@@ -10,7 +11,10 @@ export interface IGroup {
   kernelId: string;
   /** Whether it is what the person is working with. */
   isCurrent: boolean;
+  /** In the order in which they are shown. */
   snapshots: readonly ISnapshot[];
+  /** By lineage: where each stands, by name. */
+  branches?: ReadonlyMap<string, IBranch>;
 }
 
 /** A snapshot, at its place in its group. */
@@ -18,6 +22,10 @@ export interface IItem {
   kind: 'snapshot';
   key: string;
   snapshot: ISnapshot;
+  /** By lineage: where it stands there. */
+  branch?: IBranch;
+  /** The key of the row that it belongs under. */
+  above: string;
   /** From 1. */
   position: number;
   size: number;
@@ -40,10 +48,27 @@ export function matches(snapshot: ISnapshot, text: string): boolean {
   const wanted = text.trim().toLocaleLowerCase();
   return (
     !wanted ||
-    [snapshot.name, snapshot.note, snapshot.path, snapshot.kernel_name].some(
-      field => field.toLocaleLowerCase().includes(wanted)
-    )
+    [
+      snapshot.name,
+      snapshot.note,
+      snapshot.cell,
+      snapshot.path,
+      snapshot.kernel_name
+    ].some(field => field.toLocaleLowerCase().includes(wanted))
   );
+}
+
+/** Whether a snapshot is of what the person works with. */
+export function isOf(snapshot: ISnapshot, current: ICurrent): boolean {
+  return (
+    snapshot.kernel_id === current.kernelId ||
+    (current.path !== '' && snapshot.path === current.path)
+  );
+}
+
+/** Where a snapshot comes from: its notebook, or else its kernel or process. */
+export function originOf({ path, kernel_id, comm, pid }: ISnapshot): string {
+  return path || kernel_id || `${comm} ${pid}`;
 }
 
 /**
@@ -58,13 +83,8 @@ export function groupsOf(
 ): IGroup[] {
   const groups = new Map<string, IGroup & { snapshots: ISnapshot[] }>();
   for (const snapshot of snapshots) {
-    const isCurrent =
-      current !== null &&
-      (snapshot.kernel_id === current.kernelId ||
-        (current.path !== '' && snapshot.path === current.path));
-    const origin =
-      snapshot.path || snapshot.kernel_id || `${snapshot.comm} ${snapshot.pid}`;
-    const key = isCurrent ? 'current' : `of ${origin}`;
+    const isCurrent = current !== null && isOf(snapshot, current);
+    const key = isCurrent ? 'current' : `of ${originOf(snapshot)}`;
     let group = groups.get(key);
     if (!group) {
       group = {
@@ -96,12 +116,17 @@ export function rowsOf(
     group,
     ...(collapsed.has(group.key)
       ? []
-      : group.snapshots.map((snapshot, index): IItem => ({
-          kind: 'snapshot',
-          key: snapshot.name,
-          snapshot,
-          position: index + 1,
-          size: group.snapshots.length
-        })))
+      : group.snapshots.map((snapshot, index): IItem => {
+          const branch = group.branches?.get(snapshot.name);
+          return {
+            kind: 'snapshot',
+            key: snapshot.name,
+            snapshot,
+            branch,
+            above: branch?.above ?? group.key,
+            position: branch?.position ?? index + 1,
+            size: branch?.size ?? group.snapshots.length
+          };
+        }))
   ]);
 }

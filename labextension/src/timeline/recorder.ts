@@ -154,12 +154,11 @@ function contentOf(
 }
 
 /** By gzip, where the browser can. */
-async function packed(text: string): Promise<Blob | string> {
+async function packed(text: string): Promise<Blob> {
+  const plain = new Blob([text]);
   if (typeof CompressionStream === 'undefined') {
-    return text;
+    return plain;
   }
-  const stream = new Blob([text])
-    .stream()
-    .pipeThrough(new CompressionStream('gzip'));
+  const stream = plain.stream().pipeThrough(new CompressionStream('gzip'));
   return new Response(stream).blob();
 }
