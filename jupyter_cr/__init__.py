@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         reseed_after,
         restore,
         snapshots,
+        timeline,
         undo,
     )
     from jupyter_cr.glue.hooks import on_checkpoint, on_fork, on_restore
@@ -28,6 +29,7 @@ __all__ = [
     "reseed_after",
     "restore",
     "snapshots",
+    "timeline",
     "undo",
     "unload_ipython_extension",
 ]
@@ -41,6 +43,7 @@ _PARTS = {
         "reseed_after",
         "restore",
         "snapshots",
+        "timeline",
         "undo",
     ),
     "jupyter_cr.glue.hooks": ("on_checkpoint", "on_fork", "on_restore"),

@@ -49,6 +49,7 @@ __all__ = [
     "reseed_policy",
     "restore",
     "snapshots",
+    "timeline",
     "undo",
 ]
 
@@ -279,6 +280,21 @@ def _fork_snapshot(name: str) -> Fork:
             "Ask again, if the copy is to have one, too.",
         )
     return msgspec.json.decode(answer, type=Fork)
+
+
+def timeline(is_on: bool) -> None:
+    """Have a snapshot in memory before each cell of this kernel from now on, so that each
+    can be undone in JupyterLab; or no more.
+
+    Raises:
+        TargetError: there is no Jupyter server that looks after this process.
+        CheckpointRestoreError: as the server says.
+    """
+    if ask_server("timeline", is_on=is_on) is None:
+        raise TargetError(
+            "No Jupyter server looks after this process.",
+            "A timeline is for kernels that a server with jupyter-cr has started.",
+        )
 
 
 class _Page(msgspec.Struct):

@@ -90,6 +90,11 @@ class CheckpointMagics(Magics):
         action="store_true",
         help="%%%%checkpoint only: restore the snapshot if the cell raises",
     )
+    @argument(
+        "--auto",
+        choices=("on", "off"),
+        help="a snapshot in memory before each cell from now on, to undo it; or no more",
+    )
     @line_cell_magic
     def checkpoint(self, line: str, cell: str | None = None) -> api.Checkpoint | None:
         """Take a snapshot of this kernel, and with %%checkpoint then run the cell.
@@ -98,6 +103,10 @@ class CheckpointMagics(Magics):
         forked: the cell is run in the original only.
         """
         arguments = parse_argstring(self.checkpoint, line)
+        if arguments.auto is not None and cell is None:
+            with _shown_plainly():
+                api.timeline(arguments.auto == "on")
+            return None
         if arguments.rollback and cell is None:
             with _shown_plainly():
                 raise UsageError(

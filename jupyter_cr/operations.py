@@ -44,7 +44,7 @@ from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store, TwinLimits
 from jupyter_cr.store.places import AnyStore, open_store
 from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
-from jupyter_cr.store.snapshot import HIBERNATED
+from jupyter_cr.store.snapshot import HIBERNATED, TIMELINE
 
 if TYPE_CHECKING:
     from jupyter_cr.engine.checkpoint import CheckpointOutcome
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HIBERNATED",
+    "TIMELINE",
     "Brought",
     "CapabilitiesResult",
     "CheckpointResult",
@@ -210,7 +211,7 @@ def checkpoint(
     parent = store.position(found.kernel_id) if found.kernel_id else ""
     with (
         _warm(store, parent) as base,
-        _create(store, name, found, parent, base, is_asked_for=not automatic) as writer,
+        _create(store, name, found, parent, base, automatic) as writer,
     ):
         header = _header(writer.name, note, found)
         writer.add(
@@ -293,17 +294,20 @@ def _create(
     target: Target,
     parent: str,
     base: StoredReader | None,
-    *,
-    is_asked_for: bool,
+    automatic: str,
 ) -> StoredWriter:
     """Begin a snapshot, at the one that its kernel is at."""
     if name is not None:
-        return store.create(name, parent=parent, named=is_asked_for, base=base)
+        return store.create(
+            name, parent=parent, named=not automatic, base=base, automatic=automatic
+        )
     while True:
         made_up = store.suggest_name(target.kernel_name or target.comm)
         # Another process may have had the same idea in the same second.
         with suppress(NameTaken):
-            return store.create(made_up, parent=parent, named=False, base=base)
+            return store.create(
+                made_up, parent=parent, named=False, base=base, automatic=automatic
+            )
 
 
 def _shown_by(writer: StoredWriter, progress: Progress | None) -> Progress:

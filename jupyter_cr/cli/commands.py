@@ -252,6 +252,26 @@ def hibernate(target: str, note: str, as_json: bool) -> None:
         show_hibernation(result)
 
 
+@cr.command()
+@click.argument("kernel", metavar="KERNEL")
+@click.argument("switch", type=click.Choice(["on", "off"]))
+@_json_option
+@_debug_option
+def timeline(kernel: str, switch: str, as_json: bool) -> None:
+    """Have a snapshot in memory before each cell of KERNEL, to undo it; or no more.
+
+    It is remembered for the kernel's notebook. In JupyterLab each cell can be undone then;
+    the server that looks after the kernel has to run.
+    """
+    from jupyter_cr.cli.routing import switch_timeline
+
+    switched = switch_timeline(kernel, switch == "on")
+    if as_json:
+        _print_json(switched)
+    else:
+        click.echo(f"The timeline of kernel {switched.kernel_id} is {switch}.")
+
+
 @cr.command("list")
 @click.option("--limit", type=click.IntRange(1), help="The newest ones only.")
 @click.option(

@@ -35,6 +35,7 @@ __all__ = [
     "hibernate_target",
     "push_taken",
     "restore_snapshot",
+    "switch_timeline",
 ]
 
 FOR_A_COMPARISON = "for a comparison"
@@ -75,6 +76,37 @@ def hibernate_target(
     return _take(
         target, "hibernate", {"note": note}, progress, end=True, automatic=HIBERNATED
     )
+
+
+class _Switched(msgspec.Struct):
+    """What a server says of a timeline."""
+
+    kernel_id: str
+    is_on: bool
+
+
+def switch_timeline(target: str, is_on: bool) -> _Switched:
+    """Have a point before each cell of a kernel, or not.
+
+    Raises:
+        TargetError: there is no such kernel, or no server that looks after it.
+    """
+    answer, problem = None, None
+    try:
+        kernel_id = resolve_target(target).kernel_id
+        answer = ask_guardian(kernel_id, "timeline", is_on=is_on)
+    except (TargetError, UsageError) as error:
+        problem = error
+    if answer is None:
+        # In one of its own cells it is no target; and after a restore, pids are others
+        # there, so that no guardian can be recognized.
+        answer = ask_server("timeline", kernel_id=target, is_on=is_on)
+    if answer is None:
+        raise problem or TargetError(
+            f"No server looks after {target}.",
+            "A timeline is for kernels that a server with jupyter-cr has started.",
+        )
+    return msgspec.json.decode(answer, type=_Switched)
 
 
 def _take(

@@ -80,6 +80,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     q: str = ""
     """Occurs in name, note, cell, path or kernel name, in upper or lower case."""
     state: State | Literal[""] = ""
+    points: bool = False
+    """With points of timelines, which are left out otherwise."""
     offset: Annotated[int, msgspec.Meta(ge=0)] = 0
     limit: Annotated[int, msgspec.Meta(ge=0)] = 100
     """0: no limit."""
@@ -87,7 +89,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_by_kernel(self) -> bool:
         """Whether nothing but kernel and notebook has to be looked at."""
-        return not self.q and not self.state
+        return not (self.q or self.state or self.points)
 
     def matches(self, snapshot: Snapshot) -> bool:
         """Whether all applies to it."""

@@ -24,6 +24,7 @@ from jupyter_cr.server.kernel_socket import KernelSocket
 from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
+from jupyter_cr.server.timelines import RETENTION, Timelines
 from jupyter_cr.server.websocket import SettlingWebsocketConnection
 from jupyter_cr.store import TwinLimits
 from jupyter_cr.store.retention import RETENTION_VARIABLE
@@ -103,6 +104,21 @@ class SnapshotExtension(ExtensionApp):
         help="Whether snapshots that this server took warm stay that when it stops.",
     )
 
+    timeline_mib = Int(
+        2048,
+        min=0,
+        config=True,
+        help="""How many MiB of memory the points of all timelines may take (snapshots that
+        are taken before each cell where somebody has switched that on), beyond what their
+        kernels have anyway: if more, the oldest go. 0: no limit.""",
+    )
+    timeline_retention = Unicode(
+        RETENTION,
+        config=True,
+        help="""Which points of timelines are kept, in the same words as `retention`; the
+        one before the last cell always is.""",
+    )
+
     @default("retention")
     def _default_retention(self) -> str:
         return os.environ.get(RETENTION_VARIABLE, "")
@@ -110,6 +126,7 @@ class SnapshotExtension(ExtensionApp):
     _hibernation: Hibernation | None = None
     _housekeeping: Housekeeping | None = None
     _tasks: Tasks | None = None
+    _timelines: Timelines | None = None
     _socket: KernelSocket | None = None
 
     def _link_jupyter_server_extension(self, serverapp: Any) -> None:
@@ -143,12 +160,19 @@ class SnapshotExtension(ExtensionApp):
             limits=self._limits(),
             survive=self.twins_survive,
         )
+        requests = FrontEndRequests(self._kernels)
         service = SnapshotService(
+            self._kernels, self._documents, requests, emit, self._housekeeping
+        )
+        self._timelines = Timelines(
+            service,
+            requests,
             self._kernels,
             self._documents,
-            FrontEndRequests(self._kernels),
             emit,
-            self._housekeeping,
+            self.log,
+            retention=self.timeline_retention,
+            budget=self.timeline_mib << 20,
         )
         self._hibernation = Hibernation(
             service,
@@ -159,8 +183,11 @@ class SnapshotExtension(ExtensionApp):
             culled=self.hibernate_culled,
             below=self.hibernate_below_mib << 20,
         )
-        self._socket = KernelSocket(service, self._tasks, self._find_kernel, log=self.log)
+        self._socket = KernelSocket(
+            service, self._tasks, self._find_kernel, self._timelines, log=self.log
+        )
         self.settings["jupyter_cr_service"] = service
+        self.settings["jupyter_cr_timelines"] = self._timelines
         self.settings["jupyter_cr_tasks"] = self._tasks
 
     def _limits(self) -> TwinLimits:
@@ -179,6 +206,7 @@ class SnapshotExtension(ExtensionApp):
         assert self._socket is not None
         assert self._hibernation is not None
         assert self._housekeeping is not None
+        assert self._timelines is not None
         self._hibernation.start()
         await self._housekeeping.start()
         try:
@@ -189,6 +217,7 @@ class SnapshotExtension(ExtensionApp):
             await adopt_kernels(
                 self._kernels, self._documents, serverapp.root_dir, self.log
             )
+        await self._timelines.start()
 
     async def stop_extension(self) -> None:
         """Called when the server stops, however far it had come; before its kernels are
@@ -197,6 +226,8 @@ class SnapshotExtension(ExtensionApp):
             await self._hibernation.stop(save=self.hibernate_on_stop)
         if self._tasks is not None:
             await self._tasks.stop()
+        if self._timelines is not None:
+            await self._timelines.stop()
         if (service := self.settings.get("jupyter_cr_service")) is not None:
             await service.stop()
         if self._housekeeping is not None:

@@ -31,18 +31,22 @@ from jupyter_cr.server.requests import (
     OPERATIONS,
     ForkSnapshotRequest,
     ImportRequest,
+    KeepRequest,
+    TimelineRequest,
+    TravelRequest,
     UpdateRequest,
     convert_fields,
     decode_body,
 )
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Task, Tasks, Work
+from jupyter_cr.server.timelines import Timelines
 
 __all__ = ["HANDLERS", "openapi"]
 
 T = TypeVar("T")
 
-_METHODS = ("get", "post", "patch", "delete")
+_METHODS = ("get", "post", "put", "patch", "delete")
 _YAML = "application/yaml"
 """RFC 9512."""
 _TAR = "application/x-tar"
@@ -60,6 +64,10 @@ class _Handler(APIHandler):
     @property
     def service(self) -> SnapshotService:
         return cast("SnapshotService", self.settings["jupyter_cr_service"])
+
+    @property
+    def timelines(self) -> Timelines:
+        return cast("Timelines", self.settings["jupyter_cr_timelines"])
 
     @property
     def tasks(self) -> Tasks:
@@ -285,6 +293,65 @@ class OperationHandler(_Handler):
         )
 
 
+class TimelineHandler(_Handler):
+    _track_activity = False  # A page that looks on keeps no server alive.
+
+    @_verb
+    async def get(self, kernel_id: str) -> None:
+        self.answer(await self.timelines.timeline(kernel_id))
+
+    @_verb
+    async def put(self, kernel_id: str) -> None:
+        request = decode_body(self.request.body, TimelineRequest)
+        self.answer(await self.timelines.switch(kernel_id, request.is_on))
+
+
+class TravelHandler(_Handler):
+    @_verb
+    async def post(self, kernel_id: str) -> None:
+        request = decode_body(self.request.body, TravelRequest)
+        if bool(request.steps) == bool(request.point):
+            raise UsageError("Where to go is not plain.", "Give either steps or a point.")
+        travel = functools.partial(
+            self.timelines.travel,
+            kernel_id,
+            steps=request.steps,
+            point=request.point,
+            keep=request.keep,
+            document=request.document,
+        )
+        self.begin(
+            "travel",
+            lambda progress: travel(),
+            kernel_id=kernel_id,
+            snapshot=request.point or None,
+        )
+
+
+class KeepHandler(_Handler):
+    @_verb
+    async def post(self, kernel_id: str, name: str) -> None:
+        request = decode_body(self.request.body, KeepRequest)
+        keep = functools.partial(
+            self.timelines.keep, kernel_id, name, request.name, request.note
+        )
+        self.begin("keep", lambda progress: keep(), kernel_id=kernel_id, snapshot=name)
+
+
+class RunDocumentHandler(_Handler):
+    @_verb
+    async def put(self, kernel_id: str, msg_id: str) -> None:
+        await self.timelines.note_document(kernel_id, msg_id, self.request.body)
+        self.set_status(204)
+        self.finish()
+
+
+class TimelineDocumentHandler(_Handler):
+    @_verb
+    async def get(self, kernel_id: str, document_id: str) -> None:
+        self.finish(await self.timelines.document(kernel_id, document_id))
+
+
 class TasksHandler(_Handler):
     _track_activity = False  # A page that looks on keeps no server alive.
 
@@ -349,6 +416,17 @@ HANDLERS: list[tuple[str, type[APIHandler]]] = [
     (rf"/jupyter-cr/snapshots/{_NAME}/bundle", BundleHandler),
     ("/jupyter-cr/import", ImportHandler),
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/{_OPERATION}", OperationHandler),
+    (rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline", TimelineHandler),
+    (rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline/travel", TravelHandler),
+    (rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline/points/{_NAME}/keep", KeepHandler),
+    (
+        rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline/runs/(?P<msg_id>[^/]+)/document",
+        RunDocumentHandler,
+    ),
+    (
+        rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline/documents/(?P<document_id>\w+)",
+        TimelineDocumentHandler,
+    ),
     ("/jupyter-cr/tasks", TasksHandler),
     (r"/jupyter-cr/tasks/(?P<task_id>\w+)", TaskHandler),
     ("/jupyter-cr/twins", TwinsHandler),

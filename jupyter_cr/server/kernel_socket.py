@@ -4,10 +4,10 @@ snapshot, restore or fork.
 Each server listens on ``jupyter-cr/server-PID.sock`` under Jupyter's runtime directory.
 A kernel sends one line of JSON: ``op``, with the arguments of that operation
 (`jupyter_cr.server.requests`), or ``list`` (those of `jupyter_cr.server.answers.Query`),
-or ``whoami``. Lines come back as `jupyter_cr.engine.__main__` writes them: ``progress``,
-then one ``result`` or ``error``. Whose kernel it is the server knows from the sender's
-pid (SO_PEERCRED, unix(7)), which is the kernel itself or below it; a command of the same
-user says it (``kernel_id``).
+or ``timeline`` (``is_on``), or ``whoami``. Lines come back as `jupyter_cr.engine.__main__`
+writes them: ``progress``, then one ``result`` or ``error``. Whose kernel it is the server
+knows from the sender's pid (SO_PEERCRED, unix(7)), which is the kernel itself or below it;
+a command of the same user says it (``kernel_id``).
 
 A kernel that hangs up calls its operation off. One that ends does not: a restore ends
 it, and a snapshot of what has crashed is worth having.
@@ -53,9 +53,15 @@ from jupyter_cr.operations import Progress
 from jupyter_cr.server.answers import Query
 from jupyter_cr.server.forks import ForksRequest, keep_forks
 from jupyter_cr.server.problems import Problem, problem_of
-from jupyter_cr.server.requests import OPERATIONS, OperationRequest, convert_fields
+from jupyter_cr.server.requests import (
+    OPERATIONS,
+    OperationRequest,
+    TimelineRequest,
+    convert_fields,
+)
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Task, Tasks
+from jupyter_cr.server.timelines import Timelines
 
 __all__ = ["KernelSocket", "WhoAmI"]
 
@@ -99,6 +105,7 @@ class KernelSocket:
         tasks: where operations are listed while they run.
         find_kernel: gives the id of the kernel whose process a pid is, None if it is not
             a kernel's.
+        timelines: of the kernels.
         directory: of the socket; default: `private_dir`.
     """
 
@@ -107,6 +114,7 @@ class KernelSocket:
         service: SnapshotService,
         tasks: Tasks,
         find_kernel: Callable[[int], str | None],
+        timelines: Timelines,
         *,
         directory: Path | None = None,
         log: logging.Logger | None = None,
@@ -114,6 +122,7 @@ class KernelSocket:
         self._service = service
         self._tasks = tasks
         self._find_kernel = find_kernel
+        self._timelines = timelines
         self._directory = directory or private_dir()
         self._log = log or logging.getLogger(__name__)
         self._path: Path | None = None
@@ -210,7 +219,10 @@ class KernelSocket:
 
     async def _answer(self, line: bytes, caller: _Caller) -> _Answer | None:
         op, fields = _parse(line)
-        if op in OPERATIONS and (kernel_id := fields.pop("kernel_id", None)) is not None:
+        kernel_id = None
+        if op in (*OPERATIONS, "timeline"):
+            kernel_id = fields.pop("kernel_id", None)
+        if kernel_id is not None:
             peer = self._command(caller, str(kernel_id))
         else:
             peer = await self._find_peer(caller)
@@ -225,8 +237,11 @@ class KernelSocket:
         if op == "list":
             query = convert_fields(fields, _ListArguments)
             return ResultLine.of(await self._service.snapshots(query))
+        if op == "timeline":
+            wanted = convert_fields(fields, TimelineRequest)
+            return ResultLine.of(await self._timelines.switch(peer.kernel_id, wanted.is_on))
         if op not in OPERATIONS:
-            known = ", ".join((*OPERATIONS, "forks", "list", "whoami"))
+            known = ", ".join((*OPERATIONS, "forks", "list", "timeline", "whoami"))
             raise UsageError(f"There is no operation {op!r}.", f"There are: {known}.")
         return await self._operate(op, convert_fields(fields, OPERATIONS[op]), peer, caller)
 

@@ -32,6 +32,10 @@ What holds:
 * A cell that asks to go back is the last to be run, as one that raises is: what was sent
   behind it, and waits here until the kernel is back, is answered with "aborted".
 
+* While a timeline is kept of a kernel, cells wait at its gate (`jupyter_cr.server.gate`)
+  before they are sent at all; those that still do when a kernel goes back, are answered
+  with "aborted".
+
 * So that a snapshot holds no requests that `pending` did not tell of, the kernel is `held`
   from then until it has been frozen, too.
 
@@ -50,10 +54,10 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
@@ -61,15 +65,19 @@ import msgspec
 from jupyter_cr.image import InputPrompt, NotebookFacts, RunningRequest
 from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST
 from jupyter_cr.server.cells import Cells
+from jupyter_cr.server.gate import Gate
 from jupyter_cr.server.subshells import LIST_SUBSHELLS, Subshells
 
 __all__ = [
     "UNTRACKED",
     "Connection",
+    "Execution",
     "FrontEndRequests",
     "KernelRequests",
     "Pending",
     "kernel_requests",
+    "read_execution",
+    "set_gate",
 ]
 
 UNTRACKED = (REQUEST, REPLY, LIST_SUBSHELLS, "list_subshell_reply")
@@ -111,10 +119,49 @@ class _Input(msgspec.Struct, frozen=True):
     code: str = ""
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """Content of an ``execute_request``."""
+
+    code: str = ""
+    silent: bool = False
+    store_history: bool = True
+    stop_on_error: bool = True
+
+
+class Execution(NamedTuple):
+    """A cell that somebody wants to be run."""
+
+    msg_id: str
+    cell_id: str
+    code: str
+    stop_on_error: bool
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    """Content of a reply."""
+
+    status: str = ""
+
+
 _header = msgspec.json.Decoder(_Header).decode
+_asked = msgspec.json.Decoder(_Asked).decode
 _input = msgspec.json.Decoder(_Input).decode
 _metadata = msgspec.json.Decoder(_Metadata).decode
 _prompt = msgspec.json.Decoder(_Prompt).decode
+_reply = msgspec.json.Decoder(_Reply).decode
+
+_QUESTIONS = frozenset(
+    (
+        "complete_request",
+        "history_request",
+        "inspect_request",
+        "is_complete_request",
+        "kernel_info_request",
+    )
+)
+"""That change nothing that a person has made in a kernel."""
+_COMMS = frozenset(("comm_open", "comm_msg", "comm_close"))
+"""With which widgets do."""
 
 
 @dataclass(slots=True)
@@ -131,6 +178,7 @@ class Pending:
         ended: it will not be answered by the kernel, and the front end is not there.
         goes_on: it was sent before the snapshot that the kernel was brought back to.
         outcome: of a cell, the content of its reply, as far as its outputs tell.
+        status: of its reply, as that says.
     """
 
     msg_id: str
@@ -148,6 +196,7 @@ class Pending:
     ended: bool = False
     goes_on: bool = False
     outcome: dict[str, Any] = field(default_factory=dict)
+    status: str = ""
 
     @property
     def has_reply(self) -> bool:
@@ -213,7 +262,10 @@ class Connection(Protocol):
         """Send a request to the kernel as if the front end did."""
 
     def pass_on(self, message: Any) -> None:
-        """Send to the kernel what the front end has sent."""
+        """Send to the kernel what the front end has sent, unless it waits at the gate."""
+
+    def send_on(self, message: Any) -> None:
+        """Send it to the kernel."""
 
 
 @dataclass(eq=False)
@@ -228,6 +280,7 @@ class KernelRequests:
         launch: which launch of the kernel all this is about.
         cells_run: how many cells have been run that were asked for since the kernel is
             what it is.
+        gate: where cells wait; None if none do.
     """
 
     requests: dict[str, Pending] = field(default_factory=dict)
@@ -236,6 +289,7 @@ class KernelRequests:
     session: str = ""
     launch: object = None
     cells_run: int = 0
+    gate: Gate | None = None
     subshells: Subshells = field(default_factory=Subshells)
     cells: Cells = field(default_factory=Cells)
     _marked: bool = False
@@ -267,6 +321,26 @@ class KernelRequests:
             self._holds -= 1
             if self._held:
                 asyncio.get_running_loop().call_soon(self._release)
+            if self.gate is not None and not self._holds:
+                asyncio.get_running_loop().call_soon(self.gate.look)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether messages wait."""
+        return self._holds > 0
+
+    @property
+    def is_dooming(self) -> bool:
+        """Whether what is passed on is answered with "aborted"."""
+        return self._is_dooming
+
+    def doom(self, pass_on: Callable[[], None]) -> None:
+        """Have what is passed on answered with "aborted"; the kernel does not get it."""
+        self._is_dooming = True
+        try:
+            pass_on()
+        finally:
+            self._is_dooming = False
 
     def _release(self) -> None:
         """Let the next message go. What is wrong with one, the event loop says; it is of
@@ -307,9 +381,19 @@ class KernelRequests:
             if self._is_dooming:
                 self._doom(self.requests[read.msg_id])
                 return None
+        self._show_gate(self.requests[read.msg_id])
         if read.subshell_id and self.subshells.is_gone(read.subshell_id):
             return _without_subshell(header)
         return header
+
+    def _show_gate(self, request: Pending) -> None:
+        """It knows of the cells that it has let pass, and is told of all else."""
+        if self.gate is None or self.gate.has_passed(request.msg_id):
+            return
+        if request.msg_type in _QUESTIONS:
+            self.gate.asks(request.msg_id)
+        elif request.msg_type in _COMMS or request.msg_type == "execute_request":
+            self.gate.touches(request.msg_id)
 
     def _doom(self, request: Pending) -> None:
         """Answer a cell that waited behind one that has asked to go back."""
@@ -399,6 +483,7 @@ class KernelRequests:
             if request.msg_type == "execute_request" and not request.goes_on:
                 self.cells_run += 1
             request.replied = True
+            request.status = _reply(content).status
             request.prompt = None
             self._forget_done(request)
         return True
@@ -419,6 +504,8 @@ class KernelRequests:
     def _forget_done(self, request: Pending) -> None:
         if request.is_done:
             self.requests.pop(request.msg_id, None)
+            if self.gate is not None:
+                self.gate.answered(request.msg_id, request.status)
 
     # What is made of it
 
@@ -449,6 +536,8 @@ class KernelRequests:
     def follow(self, launch: object) -> None:
         """A restart ends whatever was asked before; front ends know that by themselves."""
         if launch is not self.launch:
+            if self.gate is not None and self.launch is not None:
+                self.gate.forget()
             self.launch = launch
             self.requests.clear()
             self.settled.clear()
@@ -466,6 +555,8 @@ class KernelRequests:
     def settle(self, going_on: Collection[RunningRequest], abort_held: bool) -> bool:
         """Answer all that was asked, but for those that the kernel goes on with; and, with
         `abort_held`, cells that are held now. Whether it is at one of those."""
+        if self.gate is not None:
+            self.gate.abort()
         self._doomed = len(self._held) if abort_held else 0
         connections: list[Connection] = list(self.connections.values())
         for connection in connections:
@@ -593,7 +684,9 @@ class KernelRequests:
         return [request for request in self._of(session) if request.is_in_queue]
 
     def leave(self, connection: Connection) -> None:
-        """A websocket is closed."""
+        """A websocket is about to be closed."""
+        if self.gate is not None:
+            self.gate.desert()
         if self.connections.get(connection.session_id) is connection:
             del self.connections[connection.session_id]
 
@@ -616,6 +709,9 @@ class KernelRequests:
                     listener.tell("iopub", "status", {"execution_state": "idle"}, parent)
             if request.prompt is not None:
                 self._close_prompt(connection, parent)
+            if self.gate is not None:
+                lost = request.lost_reply or {}
+                self.gate.answered(request.msg_id, lost.get("status", "aborted"))
         return bool(ended)
 
     def _close_prompt(self, connection: Connection, parent: dict[str, Any]) -> None:
@@ -646,6 +742,10 @@ class FrontEndRequests:
         if getattr(self._kernels.get_kernel(kernel_id), "execution_state", "") == "idle":
             requests.forget_absent()
         return requests.pending()
+
+    def of(self, kernel_id: str) -> KernelRequests:
+        """Those of one kernel, which there must be."""
+        return self._of(kernel_id)
 
     def describe(self, kernel_id: str, facts: NotebookFacts) -> NotebookFacts:
         """What its front ends wait for, and which cells these are."""
@@ -703,6 +803,15 @@ class FrontEndRequests:
 
 
 _KERNELS: WeakKeyDictionary[Any, KernelRequests] = WeakKeyDictionary()
+_GATES: dict[str, Gate] = {}
+
+
+def set_gate(kernel_id: str, gate: Gate | None) -> None:
+    """Have cells of a kernel wait at a gate, or at none, whichever manager it has."""
+    if gate is None:
+        _GATES.pop(kernel_id, None)
+    else:
+        _GATES[kernel_id] = gate
 
 
 def kernel_requests(manager: Any) -> KernelRequests:
@@ -710,9 +819,24 @@ def kernel_requests(manager: Any) -> KernelRequests:
     requests = _KERNELS.get(manager)
     if requests is None:
         requests = _KERNELS[manager] = KernelRequests()
+    requests.gate = _GATES.get(getattr(manager, "kernel_id", ""))
     # A new one for each launch and shutdown: jupyter_client.manager.in_pending_state.
     requests.follow(getattr(manager, "ready", None))
     return requests
+
+
+def read_execution(header: bytes, metadata: bytes, content: bytes) -> Execution | None:
+    """What a message asks for, if it is a cell: an ``execute_request`` of the main shell
+    that is neither silent nor kept out of the history."""
+    try:
+        read, asked = _header(header), _asked(content)
+    except msgspec.MsgspecError:
+        return None
+    if read.msg_type != "execute_request" or read.subshell_id:
+        return None
+    if asked.silent or not asked.store_history:
+        return None
+    return Execution(read.msg_id, _cell_id(metadata), asked.code, asked.stop_on_error)
 
 
 def _cell_id(metadata: bytes) -> str:

@@ -19,9 +19,12 @@ __all__ = [
     "ForkSnapshotRequest",
     "HibernateRequest",
     "ImportRequest",
+    "KeepRequest",
     "OperationRequest",
     "ResetRequest",
     "RestoreRequest",
+    "TimelineRequest",
+    "TravelRequest",
     "UndoRequest",
     "UpdateRequest",
     "convert_fields",
@@ -232,6 +235,29 @@ class UpdateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str | msgspec.UnsetType = msgspec.UNSET
     note: str | msgspec.UnsetType = msgspec.UNSET
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class TimelineRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether there is to be a point before each cell of the kernel."""
+
+    is_on: bool
+
+
+class TravelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """To which point of its timeline the kernel is to go: so many back (negative) or
+    forward, or the one of that name."""
+
+    steps: Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)] = 0
+    point: str = ""
+    keep: bool = True
+    document: dict[str, Any] | None = None
+
+
+class KeepRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a point is called that is to stay."""
+
+    name: str
+    note: str = ""
 
 
 OPERATIONS: Mapping[str, type[OperationRequest]] = {

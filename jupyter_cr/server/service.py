@@ -54,6 +54,7 @@ from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.origin import find_origin
 from jupyter_cr.server.saving import Saving
+from jupyter_cr.server.spare_engine import SpareEngine
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
 from jupyter_cr.store.snapshot import FOR_A_FORK
@@ -63,6 +64,7 @@ __all__ = [
     "Emit",
     "Requests",
     "SnapshotService",
+    "Watch",
 ]
 
 BEFORE_RESTORE = "before restore"
@@ -77,6 +79,22 @@ class Emit(Protocol):
 
 Until = Literal["durable", "live"]
 """The state of a snapshot in which it has been taken."""
+
+
+class Watch(Protocol):
+    """Is told what becomes of kernels and snapshots."""
+
+    def went(self, kernel_id: str) -> None:
+        """A kernel has been brought back to a snapshot, or resumed."""
+
+    def slept(self, kernel_id: str) -> None:
+        """A kernel hibernates."""
+
+    def renamed(self, name: str, new_name: str) -> None:
+        """A snapshot has another name."""
+
+    def removed(self, name: str) -> None:
+        """A snapshot is gone."""
 
 
 class Requests(Protocol):
@@ -194,6 +212,8 @@ class SnapshotService:
         one has been taken."""
         self._resumed: dict[str, RestoreAnswer] = {}
         """Kernel id -> how it was resumed, if it had hibernated."""
+        self.watch: Watch | None = None
+        self.spare = SpareEngine()
 
     # Of kernels
 
@@ -238,6 +258,36 @@ class SnapshotService:
             await self._housekeeping.after(answer.name, has_twins=warm or memory_only)
         return answer
 
+    async def take_point(
+        self, kernel_id: str, name: str, frozen: Callable[[], None]
+    ) -> CheckpointAnswer:
+        """Make a kernel, as it is now, a point of its timeline: a snapshot in memory, which
+        is not in the list, and of which nobody is told but `frozen`.
+
+        Args:
+            frozen: called as soon as the kernel goes on: the snapshot is what it was then.
+
+        Raises:
+            As `checkpoint`.
+        """
+
+        told = ExitStack()
+        told.callback(frozen)
+
+        def report(phase: str, fraction: float) -> None:
+            if phase != "freeze":
+                told.close()
+
+        async with self._alone(kernel_id):
+            return await self._checkpoint(
+                kernel_id,
+                name,
+                memory_only=True,
+                document=False,
+                automatic=operations.TIMELINE,
+                progress=report,
+            )
+
     async def _checkpoint(
         self,
         kernel_id: str,
@@ -252,11 +302,13 @@ class SnapshotService:
         until: Until = "durable",
         progress: Progress | None = None,
     ) -> CheckpointAnswer:
-        # One at a time: the next takes over what this one has.
-        await self._saving.wait_for(kernel_id)
+        if not memory_only:
+            # One at a time: the next takes over what this one has.
+            await self._saving.wait_for(kernel_id)
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
-        async with EngineProcess() as engine:
+        is_point = automatic == operations.TIMELINE
+        async with self.spare.take() as engine:
             path, kind = await self._documents.of_kernel(kernel_id)
             content = await self._documents.read(path) if document and path else b""
             warnings = await tell_kernel(
@@ -287,12 +339,13 @@ class SnapshotService:
                 def report(phase: str, fraction: float) -> None:
                     if phase != "freeze":
                         until_frozen.close()
-                    self._emit(
-                        "saving",
-                        snapshot=name or "",
-                        kernel_id=kernel_id,
-                        fraction=fraction,
-                    )
+                    if not is_point:
+                        self._emit(
+                            "saving",
+                            snapshot=name or "",
+                            kernel_id=kernel_id,
+                            fraction=fraction,
+                        )
                     if progress is not None:
                         progress(phase, fraction)
 
@@ -303,6 +356,8 @@ class SnapshotService:
             path=path if content else "",
             warnings=warnings,
         )
+        if is_point:
+            return answer
         if rest is None:
             self._tell_taken(answer, path, "created", "durable")
         else:
@@ -449,6 +504,8 @@ class SnapshotService:
             await ensure_async(self._kernels.shutdown_kernel(kernel_id, now=True))
         self._positions.pop(kernel_id, None)
         self._emit("hibernated", snapshot=name, kernel_id=kernel_id, path=path)
+        if self.watch is not None:
+            self.watch.slept(kernel_id)
         await self._housekeeping.after(name, has_twins=False)
         return answer
 
@@ -543,7 +600,7 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
-        async with self._alone(kernel_id), EngineProcess() as engine:
+        async with self._alone(kernel_id), self.spare.take() as engine:
             abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
                 kernel_id,
@@ -656,6 +713,8 @@ class SnapshotService:
                 await self.delete([answer.snapshot])
         else:
             self._positions[answer.kernel_id] = answer.snapshot
+        if self.watch is not None:
+            self.watch.went(answer.kernel_id)
         return answer
 
     async def _restore(self, wanted: _Wanted) -> RestoreAnswer:
@@ -980,10 +1039,13 @@ class SnapshotService:
                 kernel_id=kernel_id,
                 path=path,
                 offset=query.offset,
+                with_points=False,
             )
-            total = self._store.count(kernel_id, path)
+            total = self._store.count(kernel_id, path, with_points=False)
         else:
-            found = self._store.list(newest_first=True, kernel_id=kernel_id, path=path)
+            found = self._store.list(
+                newest_first=True, kernel_id=kernel_id, path=path, with_points=query.points
+            )
             wanted = [snapshot for snapshot in found if query.matches(snapshot)]
             end = query.offset + query.limit if query.limit else None
             shown, total = wanted[query.offset : end], len(wanted)
@@ -1037,11 +1099,32 @@ class SnapshotService:
             for kernel_id, position in self._positions.items():
                 if position == name:
                     self._positions[kernel_id] = new_name
+            if self.watch is not None:
+                self.watch.renamed(name, new_name)
             former_name, name = name, new_name
         if note is not None:
             await asyncio.to_thread(operations.annotate_snapshot, name, note)
         self._emit("updated", snapshot=name, former_name=former_name)
         return await asyncio.to_thread(self._store.summary, name)
+
+    async def keep(
+        self, kernel_id: str, name: str, new_name: str, note: str = ""
+    ) -> Snapshot:
+        """Write a snapshot that is in memory only to disk, under another name; it stays
+        what it is.
+
+        Raises:
+            As `jupyter_cr.operations.keep_snapshot`.
+        """
+        async with EngineProcess() as engine:
+            request = {"op": "keep", "name": name, "new_name": new_name}
+            await engine.run(request, Snapshot)
+        if note:
+            await asyncio.to_thread(operations.annotate_snapshot, new_name, note)
+        kept = await asyncio.to_thread(self._store.summary, new_name)
+        for action in ("created", "durable"):
+            self._emit(action, snapshot=new_name, kernel_id=kernel_id, state=kept.state)
+        return kept
 
     async def trust(self, name: str) -> Snapshot:
         """Say that a snapshot from elsewhere may be restored, which is to run its code.
@@ -1079,6 +1162,8 @@ class SnapshotService:
         await asyncio.to_thread(operations.remove_snapshots, names)
         for name in names:
             self._emit("deleted", snapshot=name)
+            if self.watch is not None:
+                self.watch.removed(name)
 
     async def twins(self) -> TwinsAnswer:
         """What is kept in memory, and what that costs.
@@ -1135,6 +1220,14 @@ class SnapshotService:
                 "where the kernel runs.",
             )
         return provisioner
+
+    def require_local(self, kernel_id: str) -> None:
+        """See that a kernel is there, and runs on this machine.
+
+        Raises:
+            NoSuchProcess, TargetError: it is not, or does not.
+        """
+        self._provisioner(kernel_id)
 
     async def _abandoned(self, kernel_id: str, header: Header) -> tuple[str, ...] | None:
         """What a kernel that asks for a snapshot itself is not to go on with: whatever

@@ -15,19 +15,25 @@ import msgspec
 import zmq
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import DELIM, Session
-from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
+from jupyter_server.services.kernels.connection.base import (
+    deserialize_msg_from_ws_v1,
+    serialize_msg_to_ws_v1,
+)
 from jupyter_server.services.kernels.connection.channels import (
     ZMQChannelsWebsocketConnection,
 )
 from tornado.websocket import WebSocketClosedError
 from traitlets import default
 
-from jupyter_cr.server.pending import KernelRequests, kernel_requests
+from jupyter_cr.server.gate import Cell
+from jupyter_cr.server.pending import KernelRequests, kernel_requests, read_execution
 
 __all__ = ["SettlingWebsocketConnection"]
 
 V1 = "v1.kernel.websocket.jupyter.org"
 """The one subprotocol there is; without it, messages are JSON with a channel in them."""
+
+EXECUTE = b"execute_request"
 
 FLUSH_LIMIT = 10_000
 """Messages that are passed on at once: a kernel that never ends must not stop us."""
@@ -83,8 +89,58 @@ class SettlingWebsocketConnection(ZMQChannelsWebsocketConnection):
             self.pass_on(incoming_msg)
 
     def pass_on(self, message: Any) -> None:
+        """Send to the kernel what the front end has sent, unless it waits at the gate."""
+        requests = self._requests
+        gate = requests.gate
+        cell = None if gate is None or requests.is_dooming else self._cell(message)
+        if gate is None or cell is None:
+            self.send_on(message)
+        else:
+            gate.arrive(cell)
+
+    def send_on(self, message: Any) -> None:
         """Send to the kernel what the front end has sent."""
         super().handle_incoming_message(message)
+
+    def _cell(self, message: Any) -> Cell | None:
+        """What a message asks for, if it is a cell that counts."""
+        if not self.channels or self.multi_kernel_manager.allowed_message_types:
+            return None
+        try:
+            parts = self._parts(message)
+            asked = parts and read_execution(*parts)
+        except (ValueError, LookupError):
+            return None  # The server says what is wrong with it.
+        if not asked:
+            return None
+        requests = self._requests
+
+        def send_on() -> None:
+            # Another connection, if the front end has connected again.
+            requests.connections.get(self.session_id, self).send_on(message)
+
+        return Cell(
+            asked.msg_id,
+            self.session_id,
+            asked.cell_id,
+            asked.code,
+            asked.stop_on_error,
+            send_on,
+            lambda: requests.doom(send_on),
+        )
+
+    def _parts(self, message: Any) -> tuple[bytes, bytes, bytes] | None:
+        """Header, metadata and content of a message that may be a cell."""
+        if self.subprotocol == V1:
+            _, parts = deserialize_msg_from_ws_v1(message)  # type: ignore[no-untyped-call]
+            return (parts[0], parts[2], parts[3]) if EXECUTE in parts[0] else None
+        if isinstance(message, bytes) or EXECUTE.decode() not in message:
+            return None
+        read = msgspec.json.decode(message)
+        header, metadata, content = (
+            msgspec.json.encode(read[part]) for part in ("header", "metadata", "content")
+        )
+        return header, metadata, content
 
     def _watch_request(self, channel: str, header: bytes, metadata: bytes) -> bytes | None:
         requests = kernel_requests(self.kernel_manager)  # of this launch, if it is new

@@ -12,6 +12,7 @@ import msgspec
 from jupyter_cr.errors import NameTaken
 from jupyter_cr.store.entry import Entry
 from jupyter_cr.store.pack_table import PACK_SCHEMA, PackTable
+from jupyter_cr.store.snapshot import TIMELINE
 
 __all__ = ["SCHEMA", "VERSION", "DamagedError", "Session"]
 
@@ -72,9 +73,15 @@ class Session:
         """Of all, also of those that are removed."""
         return {id_ for (id_,) in self._execute("SELECT id FROM snapshots")}
 
-    def count(self, *, kernel_id: str | None = None, path: str | None = None) -> int:
+    def count(
+        self,
+        *,
+        kernel_id: str | None = None,
+        path: str | None = None,
+        with_points: bool = True,
+    ) -> int:
         """How many there are, as `select` gives them."""
-        where, values = _where(kernel_id, path)
+        where, values = _where(kernel_id, path, with_points)
         row = self._execute(f"SELECT count(*) FROM snapshots {where}", values).fetchone()
         return int(row[0])
 
@@ -86,9 +93,10 @@ class Session:
         newest_first: bool = False,
         kernel_id: str | None = None,
         path: str | None = None,
+        with_points: bool = True,
     ) -> list[Entry]:
         """Those that are not removed, oldest first."""
-        where, values = _where(kernel_id, path)
+        where, values = _where(kernel_id, path, with_points)
         order = "created DESC, name DESC" if newest_first else "created, name"
         rows = self._execute(
             f"{_SELECT} {where} ORDER BY {order} LIMIT ? OFFSET ?",
@@ -173,10 +181,14 @@ class Session:
         )
 
 
-def _where(kernel_id: str | None, path: str | None) -> tuple[str, list[str]]:
+def _where(
+    kernel_id: str | None, path: str | None, with_points: bool
+) -> tuple[str, list[str]]:
     wanted = {"kernel_id": kernel_id, "path": path}
     given = {column: value for column, value in wanted.items() if value is not None}
     clauses = ["name IS NOT NULL", *(f"{column} = ?" for column in given)]
+    if not with_points:
+        clauses.append(f"automatic != '{TIMELINE}'")
     return f"WHERE {' AND '.join(clauses)}", list(given.values())
 
 

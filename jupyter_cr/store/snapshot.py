@@ -6,10 +6,22 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["FOR_A_FORK", "HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
+__all__ = [
+    "FOR_A_FORK",
+    "HIBERNATED",
+    "TIMELINE",
+    "Freed",
+    "Pruned",
+    "Snapshot",
+    "State",
+]
 
 HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
+
+TIMELINE = "timeline"
+"""`Snapshot.automatic` of a point of a kernel's timeline, which is in memory only and goes
+by itself."""
 
 FOR_A_FORK = "for a fork"
 """The same of one that goes as soon as forks have been made of it."""
@@ -68,6 +80,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     if that is not known, or encrypted."""
     problem: str = ""
     """What is wrong with a snapshot that cannot be used."""
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is a point of a timeline, which goes by itself. One to which somebody
+        has given a name is a snapshot as others are."""
+        return self.automatic == TIMELINE
 
 
 class Freed(msgspec.Struct, frozen=True, kw_only=True):

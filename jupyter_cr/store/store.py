@@ -30,7 +30,13 @@ from jupyter_cr.store.retention import Policy, parse_policy
 from jupyter_cr.store.root import prepare_root, store_root
 from jupyter_cr.store.secret import page_seed, read_secret
 from jupyter_cr.store.session import Session
-from jupyter_cr.store.snapshot import HIBERNATED, Freed, Pruned, Snapshot, State
+from jupyter_cr.store.snapshot import (
+    HIBERNATED,
+    Freed,
+    Pruned,
+    Snapshot,
+    State,
+)
 from jupyter_cr.store.trust import sign
 from jupyter_cr.store.twins import (
     TwinLimits,
@@ -104,6 +110,7 @@ class Store:
         kernel_id: str | None = None,
         path: str | None = None,
         offset: int = 0,
+        with_points: bool = True,
     ) -> list[Snapshot]:
         """Snapshots, oldest first; those that are being saved, and damaged ones, too.
 
@@ -113,6 +120,7 @@ class Store:
             kernel_id: those of one kernel; "" for those of none.
             path: those of one notebook.
             offset: how many to leave out at the beginning.
+            with_points: those of timelines, too.
         """
 
         def find(session: Session) -> tuple[Sequence[Entry], dict[str, str]]:
@@ -122,15 +130,24 @@ class Store:
                 newest_first=newest_first,
                 kernel_id=kernel_id,
                 path=path,
+                with_points=with_points,
             )
             return entries, parents_of(session, entries)
 
         self._clean_unattended()
         return show(self._catalogue, self.root, *self._catalogue.read(find))
 
-    def count(self, kernel_id: str | None = None, path: str | None = None) -> int:
+    def count(
+        self,
+        kernel_id: str | None = None,
+        path: str | None = None,
+        *,
+        with_points: bool = True,
+    ) -> int:
         """How many `list` has without a limit."""
-        return self._catalogue.read(lambda s: s.count(kernel_id=kernel_id, path=path))
+        return self._catalogue.read(
+            lambda s: s.count(kernel_id=kernel_id, path=path, with_points=with_points)
+        )
 
     def summary(self, name: str) -> Snapshot:
         """The line of one snapshot.
@@ -217,6 +234,7 @@ class Store:
         trusted: bool = True,
         signer: str = "",
         tags: Sequence[str] = (),
+        automatic: str = "",
     ) -> StoredWriter:
         """Begin a snapshot; its name is taken from now on. What earlier runs that were
         killed left behind is cleared.
@@ -228,6 +246,7 @@ class Store:
             trusted: whether it is taken here, or its owner wants it to be restored.
             signer: public key of whoever has exported it, if it comes from elsewhere.
             tags: that it is to have.
+            automatic: why it is taken without being asked for; its image will say so, too.
 
         Raises:
             UsageError: not a name.
@@ -259,6 +278,7 @@ class Store:
                 parent=above.id if above else "",
                 signer=signer,
                 tags=tuple(sorted(tags)),
+                automatic=automatic,
             )
             session.insert(entry)
             made.append(_make_directory(directory, entry))
@@ -533,10 +553,17 @@ class Store:
 
     # Twins
 
-    def twins_cost(self) -> int:
+    def twins_cost(self, only: Container[str] | None = None) -> int:
         """Bytes of memory that would be free if no snapshot were warm, see
-        `jupyter_cr.store.twins.measure_twins`."""
-        return measure_twins(self._warm("durable", "memory"))
+        `jupyter_cr.store.twins.measure_twins`.
+
+        Args:
+            only: names of snapshots; what others cost is not looked at.
+        """
+        warm = self._warm("durable", "memory")
+        if only is not None:
+            warm = [each for each in warm if each.name in only]
+        return measure_twins(warm)
 
     def evict_twins(
         self, limits: TwinLimits, only: Container[str] | None = None

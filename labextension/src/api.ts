@@ -15,6 +15,8 @@ import type {
   Action,
   ISnapshotEvent,
   ITask,
+  ITimelineAnswer,
+  ITravelAnswer,
   Operation
 } from './types';
 
@@ -95,6 +97,17 @@ export interface IRestoreOptions {
   keep?: boolean;
   document?: boolean;
   lazy?: boolean;
+}
+
+/** To which point of its timeline a kernel is to go, and with what. */
+export interface ITravelOptions {
+  /** So many back (negative) or forward; or to `point`. */
+  steps?: number;
+  point?: string;
+  /** Whether what runs now is kept. */
+  keep?: boolean;
+  /** The notebook as it is now. */
+  document?: object;
 }
 
 /**
@@ -239,6 +252,58 @@ export class SnapshotClient {
     return this.run(kernelPath(kernelId, 'fork'), body, follow);
   }
 
+  /** The timeline of a kernel. */
+  async timeline(kernelId: string): Promise<ITimelineAnswer> {
+    return this.request('GET', kernelPath(kernelId, 'timeline'));
+  }
+
+  /** Have a point before each cell of a kernel, or not. */
+  async switchTimeline(
+    kernelId: string,
+    isOn: boolean
+  ): Promise<ITimelineAnswer> {
+    const body = { is_on: isOn };
+    return this.request('PUT', kernelPath(kernelId, 'timeline'), body);
+  }
+
+  /** Bring a kernel to another point of its timeline. */
+  async travel(
+    kernelId: string,
+    where: ITravelOptions,
+    follow: IFollow = {}
+  ): Promise<ITravelAnswer> {
+    return this.run(kernelPath(kernelId, 'timeline/travel'), where, follow);
+  }
+
+  /** Make a point a snapshot that stays. */
+  async keepPoint(
+    kernelId: string,
+    point: string,
+    name: string,
+    follow: IFollow = {}
+  ): Promise<ISnapshot> {
+    const path = `timeline/points/${encodeURIComponent(point)}/keep`;
+    return this.run(kernelPath(kernelId, path), { name }, follow);
+  }
+
+  /** Have the notebook kept as it was just before a cell. */
+  async noteDocument(
+    kernelId: string,
+    msgId: string,
+    content: Blob
+  ): Promise<void> {
+    const path = `timeline/runs/${encodeURIComponent(msgId)}/document`;
+    await this.request('PUT', kernelPath(kernelId, path), content);
+  }
+
+  /** A notebook as it was at a point. */
+  async timelineDocument(kernelId: string, id: string): Promise<unknown> {
+    return this.request(
+      'GET',
+      kernelPath(kernelId, `timeline/documents/${id}`)
+    );
+  }
+
   /** Begin an operation and wait for its result. */
   private async run<T>(
     path: string,
@@ -309,7 +374,9 @@ const LAST: Record<Operation, Action> = {
   resume: 'restored',
   undo: 'restored',
   fork: 'forked',
-  import: 'durable'
+  import: 'durable',
+  travel: 'travelled',
+  keep: 'durable'
 };
 
 /**

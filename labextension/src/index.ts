@@ -34,6 +34,17 @@ import { RunningSnapshots } from './running';
 import { Settings } from './settings';
 import { StatusItem } from './status';
 import { Targets } from './targets';
+import { addTimelineBars } from './timeline/bar';
+import {
+  addTimelineCommands,
+  timelineButton,
+  TimelineIDs
+} from './timeline/commands';
+import { addTimelineNotices } from './timeline/crash';
+import { Marks } from './timeline/marks';
+import { Recorder } from './timeline/recorder';
+import { Timelines } from './timeline/timelines';
+import { Travels } from './timeline/travels';
 
 /** What the other plugins stand on. */
 export interface ISnapshots {
@@ -142,9 +153,20 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
         return panel.isVisible;
       }
     });
+    const timelines = new Timelines(model, targets, settings);
+    const travels = new Travels(model, targets, timelines, notices, trans);
+    travels.show = showPanel;
+    addTimelineCommands({ app, model, targets, timelines, travels, trans });
+    addTimelineNotices(targets, timelines, travels, trans);
+    addTimelineBars({ model, targets, timelines, travels, settings, trans });
+    new Recorder(model, targets, timelines);
+    new Marks(targets, timelines, travels, trans);
     for (const place of ['Notebook', 'ConsolePanel']) {
       toolbars?.addFactory(place, 'kernel-snapshot', widget =>
         snapshotButton(commands, widget)
+      );
+      toolbars?.addFactory(place, 'kernel-timeline', widget =>
+        timelineButton(commands, widget)
       );
     }
     new ResumedCells(model, targets, serviceManager.kernels);
@@ -153,6 +175,7 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     const category = trans.__('Kernel Snapshots');
     for (const command of [
       ...Object.values(CommandIDs),
+      ...Object.values(TimelineIDs),
       ...Object.values(BundleCommandIDs)
     ]) {
       palette?.addItem({ command, category, args: { isPalette: true } });

@@ -11,6 +11,8 @@ export interface IPreferences {
   notifySuccess: boolean;
   undoSeconds: number;
   statusItem: boolean;
+  timeline: boolean;
+  timelineBar: boolean;
   panelSide: 'left' | 'right';
   panelOrder: 'time' | 'lineage';
 }
@@ -24,6 +26,8 @@ const DEFAULTS: IPreferences = {
   notifySuccess: true,
   undoSeconds: 8,
   statusItem: true,
+  timeline: false,
+  timelineBar: true,
   panelSide: 'left',
   panelOrder: 'time'
 };

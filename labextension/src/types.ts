@@ -189,6 +189,77 @@ export interface IForkAnswer {
   position: string;
 }
 
+/** What has become of a run. */
+export type Outcome =
+  'running' | 'ok' | 'error' | 'aborted' | 'died' | 'restarted' | 'restored';
+
+/** What has changed a kernel: a cell, or a restart or a restore. */
+export interface IRun {
+  /** Empty if it was no cell. */
+  msg_id: string;
+  cell_id: string;
+  /** The beginning of it. */
+  code: string;
+  /** ISO 8601. */
+  started: string;
+  outcome: Outcome;
+  /** Id of the notebook as it was just before; empty if nobody has told. */
+  document: string;
+}
+
+/** A state of a kernel to go back to. */
+export interface IPoint {
+  /** Of the snapshot. */
+  name: string;
+  /** ISO 8601. */
+  created: string;
+  /** The point before; empty if there is none. */
+  parent: string;
+  /** What led from there to here. */
+  runs: IRun[];
+  document: string;
+  /** Cells in the middle of which it was taken. */
+  unfinished: IRun[];
+}
+
+/** The timeline of a kernel. */
+export interface ITimelineAnswer {
+  kernel_id: string;
+  is_on: boolean;
+  /** Whether somebody has said so. */
+  is_chosen: boolean;
+  /** Oldest first. */
+  points: IPoint[];
+  /** The point that the kernel has grown from. */
+  base: string;
+  /** What was run since. */
+  since: IRun[];
+  /** The point to which one step back leads; empty if there is none. */
+  back: string;
+  forward: string;
+  /** Of memory that its points take. */
+  bytes: number;
+  /** That all points of the server may take; 0 if there is no limit. */
+  limit: number;
+  /** Why the last cell has no point before it. */
+  problem: string;
+  hint: string;
+}
+
+/** A kernel has gone to another point. */
+export interface ITravelAnswer {
+  kernel_id: string;
+  point: string;
+  /** The point that it has left; empty if it is lost. */
+  left: string;
+  /** Id of the notebook that belongs there; empty if there is none. */
+  document: string;
+  /** If it went back: the cell before which it is. */
+  run: IRun | null;
+  elapsed_ms: number;
+  warnings: string[];
+}
+
 /** A snapshot came from elsewhere. */
 export interface IImportResult {
   name: string;
@@ -225,7 +296,9 @@ export type Operation =
   | 'resume'
   | 'fork'
   | 'undo'
-  | 'import';
+  | 'import'
+  | 'travel'
+  | 'keep';
 
 /** An operation, as it is now. */
 export interface ITask {
@@ -236,7 +309,13 @@ export interface ITask {
   state: 'running' | 'done' | 'failed' | 'cancelled';
   progress: { phase: string; fraction: number };
   result:
-    ICheckpointAnswer | IRestoreAnswer | IForkAnswer | IImportResult | null;
+    | ICheckpointAnswer
+    | IRestoreAnswer
+    | IForkAnswer
+    | IImportResult
+    | ITravelAnswer
+    | ISnapshot
+    | null;
   error: IProblem | null;
 }
 
@@ -270,7 +349,9 @@ export type Action =
   | 'hibernated'
   | 'deleted'
   | 'updated'
-  | 'failed';
+  | 'failed'
+  | 'timeline'
+  | 'travelled';
 
 /** An event. A field that has nothing to say is left out. */
 export interface ISnapshotEvent {
@@ -293,6 +374,8 @@ export interface ISnapshotEvent {
   task?: string;
   message?: string;
   hint?: string;
+  /** Id of the notebook that belongs to the point. */
+  document?: string;
   running?: IRunningRequest[];
 }
 

@@ -23,8 +23,10 @@ from jupyter_cr.kernels.records import private_dir
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.kernel_socket import KernelSocket
+from jupyter_cr.server.pending import FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
+from jupyter_cr.server.timelines import Timelines
 
 KERNEL_ID = "5f0c2b1e-6f0a-4c8a-9b5e-0f8f2f9b7a11"
 
@@ -66,8 +68,17 @@ class Server:
         self.service = SnapshotService(
             kernels, Documents(None, sessions), None, lambda *a, **k: None, housekeeping
         )
+        documents = Documents(None, sessions)
+        timelines = Timelines(
+            self.service,
+            FrontEndRequests(kernels),
+            kernels,
+            documents,
+            lambda *a, **k: None,
+            logging.getLogger(),
+        )
         self.socket = KernelSocket(
-            self.service, self.tasks, self.kernels.get, directory=directory
+            self.service, self.tasks, self.kernels.get, timelines, directory=directory
         )
 
 

@@ -19,7 +19,7 @@ from tests.conftest import ROOT, User
 from tests.server.harness import FrontEnd, Reply, Server, jupyter_server
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-KILLS = "signal.SIGKILL"
+KILLS = re.compile(r"signal\.SIG(KILL|SEGV)")
 RESTART_LIMIT = 30.0
 """Seconds until the server has noticed that a kernel was killed, and started another."""
 
@@ -74,18 +74,23 @@ def sources(path: Path) -> list[str]:
     ]
 
 
-def read(server: Server, name: str) -> Reading:
+def read(server: Server, name: str, undone: Sequence[str] = ()) -> Reading:
     """Run its cells one after the other. Each succeeds, but for those that end the kernel
-    that was asked: one that restores is called off, one that kills has no reply."""
+    that was asked: one that restores is called off, one that kills has no reply.
+
+    Args:
+        undone: beginnings of cells that are undone as soon as they have ended.
+    """
     path = ROOT / "notebooks" / name
     model = {"type": "notebook", "content": json.loads(path.read_text())}
     server.fetch("PUT", f"api/contents/{name}", model)
-    front_end = server.front_end(server.open_notebook(name))
+    kernel_id = server.open_notebook(name)
+    front_end = server.front_end(kernel_id)
     cells = []
     for number, source in enumerate(sources(path)):
         request = front_end.execute(source, f"cell-{number}")
         text = ""
-        if KILLS in source:
+        if KILLS.search(source):
             wait_for_another(front_end)
         else:
             reply = front_end.reply(request)
@@ -93,8 +98,11 @@ def read(server: Server, name: str) -> Reading:
             assert reply.status == expected, (source, reply.content)
             text = outputs(reply)
         cells.append(Cell(source, request, text))
+        if source.startswith(tuple(undone)):
+            went = server.do(f"kernels/{kernel_id}/timeline/travel", steps=-1)
+            assert went["run"]["cell_id"] == f"cell-{number}"
     has_died = {"dead", "restarting"} & set(front_end.states())
-    assert bool(has_died) == any(KILLS in cell.source for cell in cells)
+    assert bool(has_died) == any(KILLS.search(cell.source) for cell in cells)
     return Reading(server, front_end, cells)
 
 
@@ -186,6 +194,15 @@ def test_hooks(server: Server) -> None:
     assert ast.literal_eval(fork.value("[dice.randrange(1000) for _ in range(4)]")) != after
     rows = fork.value("database.execute('select * from results').fetchall()")
     assert rows == "[(3.14,)]"
+
+
+def test_timeline(server: Server) -> None:
+    reading = read(server, "timeline.ipynb", undone=["rows.clear()", "import os, signal"])
+    assert reading.printed("rows.clear()") == ["0 rows are left"]
+    assert reading.cell("print(len(rows), next").text.startswith("3000 {'day'")
+    wet = reading.cell("rows = [").text
+    assert reading.printed("print(len(rows), wet)") == [wet]
+    assert server.get("jupyter-cr/snapshots?points=true")["snapshots"] == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -14,7 +14,15 @@ from openapi_spec_validator import validate
 
 from jupyter_cr import bundles, errors, image, operations, store
 from jupyter_cr.engine import describe
-from jupyter_cr.server import answers, handlers, problems, requests, tasks
+from jupyter_cr.server import (
+    answers,
+    handlers,
+    points,
+    problems,
+    requests,
+    tasks,
+    timeline,
+)
 from jupyter_cr.tracer.capabilities import Capability
 
 OPENAPI: dict[str, Any] = yaml.safe_load(handlers.openapi())
@@ -44,7 +52,11 @@ ANSWERS: dict[str, type] = {
         answers.Page,
         answers.RestoreAnswer,
         answers.TwinsAnswer,
+        points.Point,
+        points.Run,
         store.Snapshot,
+        timeline.TimelineAnswer,
+        timeline.TravelAnswer,
         tasks.Task,
         tasks.TaskProgress,
     )
@@ -55,6 +67,9 @@ REQUESTS: dict[str, type[msgspec.Struct]] = {
     for cls in (
         *requests.OPERATIONS.values(),
         requests.ForkSnapshotRequest,
+        requests.KeepRequest,
+        requests.TimelineRequest,
+        requests.TravelRequest,
         requests.UpdateRequest,
     )
 }
