@@ -26,6 +26,7 @@ from jupyter_cr.operations import (
 )
 from jupyter_cr.store import Store
 from jupyter_cr.store.retention import parse_policy
+from jupyter_cr.store.snapshot import FOR_A_COMPARISON
 
 if TYPE_CHECKING:
     from jupyter_cr.comparing import Comparison
@@ -38,8 +39,6 @@ __all__ = [
     "push_taken",
     "restore_snapshot",
 ]
-
-FOR_A_COMPARISON = "for a comparison"
 
 
 class _Restored(msgspec.Struct):

@@ -3,8 +3,9 @@
     python -m jupyter_cr.engine
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
-``restore``, ``fork``, ``list``, ``show``, ``remove``, ``verify`` or ``check``, its other
-keys are that function's arguments in `jupyter_cr.operations`. It may be started ahead:
+``restore``, ``fork``, ``list``, ``show``, ``remove``, ``verify``, ``compare`` or ``check``,
+its other keys are that function's arguments in `jupyter_cr.operations` (or in
+`jupyter_cr.comparing`). It may be started ahead:
 while it waits for the request, it has all that it needs. Lines of JSON come back on
 standard output, each with a ``type``: any number of ``progress`` (``phase``,
 ``fraction``), then one ``result`` (``result``) or ``error`` (``error``, ``message``,
@@ -153,12 +154,26 @@ class _Verify(_Request, frozen=True, tag="verify"):
         return operations.verify_snapshot(self.name, progress=progress)
 
 
+class _Compare(_Request, frozen=True, tag="compare"):
+    before: str
+    after: str
+    variables: bool = True
+
+    def run(self, progress: operations.Progress) -> object:
+        # Imported where needed: by few.
+        from jupyter_cr.comparing import compare_snapshots
+
+        return compare_snapshots(self.before, self.after, variables=self.variables)
+
+
 class _Check(_Request, frozen=True, tag="check"):
     def run(self, progress: operations.Progress) -> object:
         return operations.check_capabilities()
 
 
-_AnyRequest = _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Verify | _Check
+_AnyRequest = (
+    _Checkpoint | _Restore | _Fork | _List | _Show | _Remove | _Verify | _Compare | _Check
+)
 
 
 def _take_stdout() -> int:

@@ -24,6 +24,7 @@ from jupyter_cr.server import problems
 from jupyter_cr.server.answers import Query
 from jupyter_cr.server.requests import (
     OPERATIONS,
+    DiffSnapshotRequest,
     ForkSnapshotRequest,
     UpdateRequest,
     convert_fields,
@@ -176,6 +177,17 @@ class ForkSnapshotHandler(_Handler):
         self.begin("fork", lambda progress: fork(progress=progress), snapshot=name)
 
 
+class DiffSnapshotHandler(_Handler):
+    @_verb
+    async def post(self, name: str) -> None:
+        request = decode_body(self.request.body, DiffSnapshotRequest)
+
+        compare = functools.partial(
+            self.service.compare, name, request.after, variables=request.variables
+        )
+        self.begin("diff", lambda _: compare(), snapshot=name)
+
+
 class OperationHandler(_Handler):
     @_verb
     async def post(self, kernel_id: str, operation: str) -> None:
@@ -248,6 +260,7 @@ HANDLERS: list[tuple[str, type[APIHandler]]] = [
     (rf"/jupyter-cr/snapshots/{_NAME}/summary", SummaryHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/document", DocumentHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/fork", ForkSnapshotHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/diff", DiffSnapshotHandler),
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/{_OPERATION}", OperationHandler),
     ("/jupyter-cr/tasks", TasksHandler),
     (r"/jupyter-cr/tasks/(?P<task_id>\w+)", TaskHandler),
