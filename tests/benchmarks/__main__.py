@@ -24,6 +24,9 @@ from tests.benchmarks.report import Facts, to_json, to_table
 from tests.benchmarks.stored import measure_stored
 from tests.benchmarks.workloads import WORKLOADS, Workload
 
+STORE = "store"
+"""What is chosen like a workload, and takes several."""
+
 _REPEAT, _QUICK_REPEAT = 7, 3
 _QUICK_MOST = 1 << 30
 _COPIES = 5
@@ -42,7 +45,7 @@ def main() -> int:
         bench = Bench(home, repeat, Figures(), _say)
         measure_command(bench)
         measure_catalogue(bench)
-        if not arguments.only:
+        if not arguments.only or STORE in arguments.only:
             measure_stored(bench, quick=arguments.quick)
         for workload in _chosen(arguments.only, arguments.quick):
             measure_workload(bench, workload)
@@ -64,7 +67,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="medians of 3, without 4 GiB")
     parser.add_argument("--repeat", type=int, help="samples of each figure")
-    names = [workload.name for workload in WORKLOADS]
+    names = [STORE, *(workload.name for workload in WORKLOADS)]
     parser.add_argument("--only", action="append", choices=names, help="may be repeated")
     return parser.parse_args()
 

@@ -18,6 +18,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 __all__ = [
+    "COMMAND",
     "ROOT",
     "Client",
     "CommandError",
@@ -32,14 +33,14 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120.0
-_CODE = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
+COMMAND = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
 
 
 class CommandError(Exception):
     """A command ended with an error; its message."""
 
 
-def cr(*words: str, code: str = _CODE) -> Any:
+def cr(*words: str, code: str = COMMAND) -> Any:
     """Run ``jupyter-cr`` and give its JSON."""
     result = subprocess.run(
         [sys.executable, "-c", code, *words, "--json"],
@@ -77,8 +78,19 @@ class Client:
                 return
 
     def ready(self) -> None:
-        """Wait for all channels: without it, output may be lost."""
-        self._client.wait_for_ready(timeout=LIMIT)
+        """Wait for all channels: without it, output may be lost.
+
+        jupyter_client takes a kernel for dead whose heart does not beat within a second,
+        as on a busy machine when it has just been started.
+        """
+        deadline = time.monotonic() + LIMIT
+        while True:
+            try:
+                self._client.wait_for_ready(timeout=LIMIT)
+                return
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
 
     def run(self, code: str) -> str:
         """Execute code and give what it prints."""

@@ -34,6 +34,8 @@ try:
     at = 0
     while at < size:
         at += os.pwrite(fd, memoryview(piece)[: min(len(piece), size - at)], at)
+    if sys.argv[3:]:
+        os.fsync(fd)
     print((time.perf_counter() - began) * 1e3)
 finally:
     os.unlink(path)
@@ -72,9 +74,11 @@ def warm_memory(size: int) -> None:
     _run("touch(int(sys.argv[1])).close()", str(size))
 
 
-def plain_write_ms(directory: Path, size: int) -> float:
-    """Write `size` bytes to a new file, in pieces of 32 MiB."""
-    return float(_run(_WRITE, str(directory / "plain"), str(size)))
+def plain_write_ms(directory: Path, size: int, *, durable: bool = False) -> float:
+    """Write `size` bytes to a new file, in pieces of 32 MiB; and fsync(2) it, if it is to
+    be `durable`."""
+    words = ["durable"] if durable else []
+    return float(_run(_WRITE, str(directory / "plain"), str(size), *words))
 
 
 def plain_pread_ms(path: Path) -> float:
