@@ -180,7 +180,7 @@ class SnapshotExtension(ExtensionApp):
         assert self._hibernation is not None
         assert self._housekeeping is not None
         self._hibernation.start()
-        self._housekeeping.start()
+        await self._housekeeping.start()
         try:
             await self._socket.start()
         except StorageError as error:

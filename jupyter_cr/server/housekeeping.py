@@ -49,7 +49,7 @@ class Housekeeping:
         self._survive = survive
         self._store = Store()
         self._own: set[str] = set()
-        """Ids of snapshots that this server has taken with twins."""
+        """Ids of snapshots whose twins are to end with this server."""
         self._watch: asyncio.Task[None] | None = None
 
     def _understood(self, retention: str) -> str:
@@ -63,9 +63,19 @@ class Housekeeping:
             return ""
         return retention
 
-    def start(self) -> None:
-        """Begin to look at how old twins are, if there is a limit. Needs a running event
-        loop."""
+    async def start(self) -> None:
+        """Take over the twins of servers that were killed, and begin to look at how old
+        twins are, if there is a limit."""
+        with suppress(StorageError):
+            if not self._survive:
+                claimed = await asyncio.to_thread(self._store.claim_twins)
+                self._own |= claimed
+                if claimed:
+                    self._log.info(
+                        "Twins of %d snapshots taken over from a server that is gone",
+                        len(claimed),
+                    )
+        await self._evict(self._limits)
         if self._limits.age is not None:
             self._watch = asyncio.ensure_future(self._watch_twins())
 
@@ -74,7 +84,7 @@ class Housekeeping:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
-        if self._own and not self._survive:
+        if self._own:
             await self._evict(TwinLimits(count=0), only=self._own)
             with suppress(ImageError, StorageError):
                 await asyncio.to_thread(self._store.forget_memory, self._own)
@@ -83,9 +93,8 @@ class Housekeeping:
     async def after(self, snapshot: str, *, has_twins: bool) -> None:
         """A snapshot has been taken. That is so whether or not others can go."""
         with suppress(ImageError, StorageError):
-            if has_twins:
-                summary = await asyncio.to_thread(self._store.summary, snapshot)
-                self._own.add(summary.id)
+            if has_twins and not self._survive:
+                self._own.add(await asyncio.to_thread(self._store.keep_twins, snapshot))
             if self._policy:
                 pruned = await asyncio.to_thread(self._store.prune, self._policy)
                 for removed in pruned.removed:

@@ -10,6 +10,7 @@
     ROOT/snapshots/ID/        one snapshot; ID is 16 hexadecimal digits, and means nothing
         manifest              the image, but for its pages: `jupyter_cr.image`
         twins                 its live twins, as the engine notes them: `twins`
+        keeper                the server that is to end them: `twins`
         meta                  what the catalogue knows and the image does not: `meta`
         lease                 locked by whoever writes or reads the snapshot: `lease`
     ROOT/remote/              copies of small files of stores elsewhere: `mirror`

@@ -35,7 +35,9 @@ from jupyter_cr.store.twins import (
     TwinLimits,
     Warm,
     are_twins_alive,
+    claim_twins,
     evict_twins,
+    keep_twins,
     measure_twins,
 )
 from jupyter_cr.store.writer import StoredWriter
@@ -550,6 +552,30 @@ class Store:
             return [entry for entry in session.in_state("memory") if entry.id in only]
 
         return self._remove(find)
+
+    def keep_twins(self, name: str) -> str:
+        """Have this process be the one that ends a snapshot's twins. The snapshot's id.
+
+        Raises:
+            NoSuchSnapshot: there is none; the hint has names like it.
+        """
+
+        def keep(session: Session) -> str:
+            id_ = self._required(session, name).id
+            keep_twins(self._directory(id_))
+            return id_
+
+        return self._catalogue.write(keep)
+
+    def claim_twins(self) -> frozenset[str]:
+        """Become the keeper of the twins whose own was killed; ids of their snapshots."""
+        ids = [warm.directory.name for warm in self._warm("durable", "memory")]
+
+        def claim(session: Session) -> frozenset[str]:
+            there = (id_ for id_ in ids if session.get(id_) is not None)
+            return frozenset(id_ for id_ in there if claim_twins(self._directory(id_)))
+
+        return self._catalogue.write(claim) if ids else frozenset()
 
     def _warm(self, *states: Stored) -> Sequence[Warm]:
         """Oldest first."""

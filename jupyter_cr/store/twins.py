@@ -1,7 +1,8 @@
 """A snapshot's live twins: what makes it warm, and must end with it.
 
 The engine parks them, and notes them in a file beside the image; it alone knows what
-that file says.
+that file says. Another one names the server that ends them when it stops: those that it
+was asked to leave, and those of the command line, have no such keeper.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from jupyter_cr.image.record_file import write_whole
 from jupyter_cr.store.lease import Lease
 
 if TYPE_CHECKING:
@@ -25,12 +27,15 @@ __all__ = [
     "TwinLimits",
     "Warm",
     "are_twins_alive",
+    "claim_twins",
     "end_twins",
     "evict_twins",
+    "keep_twins",
     "measure_twins",
 ]
 
 _TWINS = "twins"
+_KEEPER = "keeper"
 _DAMAGED = (OSError, ValueError, KeyError, TypeError)
 """What reading a file that somebody has cut or edited may end in."""
 
@@ -81,6 +86,50 @@ def end_twins(directory: Path) -> None:
 
         with suppress(*_DAMAGED):
             release_twins(directory)
+
+
+def keep_twins(directory: Path) -> None:
+    """Have this process be the keeper of a snapshot's twins.
+
+    Raises:
+        StorageError: disk full, or not writable.
+    """
+    write_whole(directory / _KEEPER, _name(os.getpid()).encode(), durable=False)
+
+
+def claim_twins(directory: Path) -> bool:
+    """Become the keeper of a snapshot's twins if theirs has died without ending them. Only
+    one process may do so at once.
+
+    Returns:
+        Whether they are ours now, and have not been before.
+
+    Raises:
+        StorageError: disk full, or not writable.
+    """
+    try:
+        keeper = (directory / _KEEPER).read_text(encoding="ascii")
+        pid = int(keeper.rpartition(":")[2])
+    except (OSError, ValueError):
+        return False
+    if keeper == _name(pid):
+        return False
+    keep_twins(directory)
+    return True
+
+
+def _name(pid: int) -> str:
+    """Of a process, and of none before or after it; empty if there is none."""
+    from jupyter_cr.errors import CheckpointRestoreError
+    from jupyter_cr.tracer.proc.stat import read_stat
+
+    try:
+        stat = read_stat(pid)
+    except CheckpointRestoreError:
+        return ""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    # A zombie ends nothing any more.
+    return f"{boot}:{stat.starttime}:{pid}" if stat.state != "Z" else ""
 
 
 def evict_twins(snapshots: Iterable[Warm], limits: TwinLimits) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tests.conftest import User
+from tests.engine.harness import wait_until
 from tests.engine.kernels import CommandLine, served
-from tests.server.harness import Server, jupyter_server
+from tests.server.harness import Server, end_all, jupyter_server, start_server
 
 
 def test_what_is_not_to_be_kept_goes(user: User) -> None:
@@ -43,6 +44,13 @@ def states(server: Server) -> dict[str, str]:
     return {snapshot["name"]: snapshot["state"] for snapshot in page["snapshots"]}
 
 
+TAKEN_OVER = "Twins of 2 snapshots taken over"
+
+
+def states_in(cr: CommandLine) -> dict[str, str]:
+    return {snapshot["name"]: snapshot["state"] for snapshot in cr("list")}
+
+
 def test_twins_cost_what_they_may(user: User) -> None:
     with jupyter_server(user, "--SnapshotExtension.twins_count=2") as server:
         kernel_id = server.open_notebook("a.ipynb")
@@ -71,8 +79,7 @@ def test_twins_end_with_their_server(user: User) -> None:
         cr("checkpoint", str(process.pid), "--name", "other", "--warm")
         assert states(server) == {"renamed": "warm", "other": "warm"}
         server.stop()
-        listed = {snapshot["name"]: snapshot["state"] for snapshot in cr("list")}
-        assert listed == {"renamed": "durable", "other": "warm"}
+        assert states_in(cr) == {"renamed": "durable", "other": "warm"}
 
 
 def test_twins_survive_where_that_is_wanted(user: User) -> None:
@@ -83,3 +90,49 @@ def test_twins_survive_where_that_is_wanted(user: User) -> None:
         server.do(f"kernels/{kernel_id}/checkpoint", name="one", warm=True)
         server.stop()
         assert [snapshot["state"] for snapshot in cr("list")] == ["warm"]
+
+
+def test_the_next_server_takes_over_twins(user: User) -> None:
+    """Those of one that was killed end with it; those of the command line do not."""
+    cr = CommandLine(user)
+    with served(user, "x = 1\nserve()") as process, jupyter_server(user) as server:
+        kernel_id = server.open_notebook("a.ipynb")
+        server.front_end(kernel_id).run("x = 1")
+        cr("checkpoint", str(process.pid), "--name", "other", "--warm")
+        for name in ("one", "two"):
+            server.do(f"kernels/{kernel_id}/checkpoint", name=name, warm=True)
+        server.kill()
+        assert states_in(cr) == {"other": "warm", "one": "warm", "two": "warm"}
+        # Somebody who wants his own to survive has no hand in those of others.
+        option = "--SnapshotExtension.twins_survive=True"
+        for options, then in (
+            ((option,), {"other": "warm", "one": "warm", "two": "warm"}),
+            (("--SnapshotExtension.twins_minutes=60",), {"other": "warm"}),
+        ):
+            following = start_server(user, *options)
+            try:
+                if options != (option,):
+                    wait_until(lambda: TAKEN_OVER in server.log.read_text(), TAKEN_OVER)
+                assert states(following)["two"] == "warm"
+            finally:
+                following.stop()
+            expected = {"other": "durable", "one": "durable", "two": "durable"} | then
+            assert states_in(cr) == expected
+        end_all(user)
+
+
+def test_those_taken_over_are_within_limits(user: User) -> None:
+    cr = CommandLine(user)
+    with jupyter_server(user) as server:
+        kernel_id = server.open_notebook("a.ipynb")
+        server.front_end(kernel_id).run("x = 1")
+        for name in ("one", "two"):
+            server.do(f"kernels/{kernel_id}/checkpoint", name=name, warm=True)
+        server.kill()
+        following = start_server(user, "--SnapshotExtension.twins_count=1")
+        try:
+            expected = {"one": "durable", "two": "warm"}
+            wait_until(lambda: states(following) == expected, "the older ones end")
+        finally:
+            following.stop()
+        assert states_in(cr) == {"one": "durable", "two": "durable"}
