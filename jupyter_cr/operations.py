@@ -42,7 +42,6 @@ from jupyter_cr.kernels.connection import (
 from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store, TwinLimits
 from jupyter_cr.store.places import AnyStore, open_store
-from jupyter_cr.store.retention import RETENTION_VARIABLE
 from jupyter_cr.store.snapshot import HIBERNATED
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ __all__ = [
     "remove_snapshots",
     "rename_snapshot",
     "restore",
-    "retention_policy",
     "show_snapshot",
     "tag_snapshot",
     "trust_snapshot",
@@ -759,7 +757,7 @@ def remove_snapshots(names: Sequence[str], *, store: AnyStore | None = None) -> 
 
 
 def prune_snapshots(
-    policy: str, *, dry_run: bool = False, store: Store | None = None
+    policy: str, *, dry_run: bool = False, store: AnyStore | None = None
 ) -> Pruned:
     """Remove the snapshots that a policy does not keep, or only say which those are.
 
@@ -780,11 +778,6 @@ def twins_cost(*, store: Store | None = None) -> int:
         StorageError: the store is not a directory, or another user's.
     """
     return (store or Store()).twins_cost()
-
-
-def retention_policy() -> str:
-    """The one that is to be applied whenever a snapshot has been taken; empty if none."""
-    return os.environ.get(RETENTION_VARIABLE, "").strip()
 
 
 def collect_garbage(
@@ -889,7 +882,7 @@ def tag_snapshot(
     add: Sequence[str] = (),
     remove: Sequence[str] = (),
     *,
-    store: Store | None = None,
+    store: AnyStore | None = None,
 ) -> tuple[str, ...]:
     """Give a snapshot tags, and take some away; those that it has now.
 
@@ -930,7 +923,7 @@ def trust_snapshot(
     return store.summary(name)
 
 
-def rename_snapshot(name: str, new_name: str, *, store: Store | None = None) -> None:
+def rename_snapshot(name: str, new_name: str, *, store: AnyStore | None = None) -> None:
     """Give a snapshot another name.
 
     Raises:

@@ -276,6 +276,12 @@ def list_command(limit: int | None, tree: bool, where: str, as_json: bool) -> No
             from jupyter_cr.operations import twins_cost
 
             show_twins(warm, twins_cost())
+        if not where:
+            from jupyter_cr.cli.display import show_older
+            from jupyter_cr.store import Store
+
+            store = Store()
+            show_older(store.root, store.untold())
 
 
 @cr.command()
@@ -442,17 +448,39 @@ def import_(file: str, name: str | None, with_files: bool, as_json: bool) -> Non
 @click.argument("name")
 @click.argument("tags", metavar="[TAG]...", nargs=-1)
 @click.option("--remove", metavar="TAG", multiple=True, help="Take it away again.")
+@_store_option
 @_json_option
 @_debug_option
-def tag(name: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
+def tag(
+    name: str, tags: tuple[str, ...], remove: tuple[str, ...], where: str, as_json: bool
+) -> None:
     """Give a snapshot tags; without any, show those that it has."""
     from jupyter_cr.operations import tag_snapshot
+    from jupyter_cr.store.places import open_store
 
-    now = tag_snapshot(name, tags, remove)
+    now = tag_snapshot(name, tags, remove, store=open_store(where))
     if as_json:
         _print_json(now)
     else:
         sys.stdout.write("".join(f"{word}\n" for word in now))
+
+
+@cr.command()
+@click.argument("name")
+@click.argument("new_name", metavar="NEW_NAME")
+@_store_option
+@_json_option
+@_debug_option
+def rename(name: str, new_name: str, where: str, as_json: bool) -> None:
+    """Give a snapshot another name."""
+    from jupyter_cr.operations import rename_snapshot
+    from jupyter_cr.store.places import open_store
+
+    rename_snapshot(name, new_name, store=open_store(where))
+    if as_json:
+        _print_json({"name": new_name})
+    else:
+        sys.stdout.write(f"Snapshot {name} is called {new_name} now\n")
 
 
 @cr.command()
@@ -462,9 +490,10 @@ def tag(name: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool
     "$JUPYTER_CR_RETENTION.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@_store_option
 @_json_option
 @_debug_option
-def prune(policy: str | None, dry_run: bool, as_json: bool) -> None:
+def prune(policy: str | None, dry_run: bool, where: str, as_json: bool) -> None:
     """Remove the snapshots that a policy does not keep.
 
     \b
@@ -480,14 +509,16 @@ def prune(policy: str | None, dry_run: bool, as_json: bool) -> None:
     keeps, with commas between them, is kept. So is what is in memory, in use, damaged, or
     hibernates.
     """
-    from jupyter_cr.operations import prune_snapshots, retention_policy
+    from jupyter_cr.operations import prune_snapshots
+    from jupyter_cr.store.keeping import retention_policy
+    from jupyter_cr.store.places import open_store
 
     chosen = policy or retention_policy()
     if not chosen:
         raise UsageError(
             "There is no policy.", 'Give one: jupyter cr prune --policy "keep last 10"'
         )
-    pruned = prune_snapshots(chosen, dry_run=dry_run)
+    pruned = prune_snapshots(chosen, dry_run=dry_run, store=open_store(where))
     if as_json:
         _print_json(pruned)
     else:

@@ -13,7 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from jupyter_cr.store.older import older_lines
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jupyter_cr.bundles import ImportResult
     from jupyter_cr.engine.describe import ProcessDescription, SnapshotDescription
     from jupyter_cr.image.records import ProcessOutcome
@@ -36,6 +40,7 @@ __all__ = [
     "show_imported",
     "show_kept",
     "show_list",
+    "show_older",
     "show_pruned",
     "show_pulled",
     "show_pushed",
@@ -224,6 +229,14 @@ def show_twins(count: int, cost: int) -> None:
     """What those snapshots cost that are in memory."""
     are = "1 snapshot is" if count == 1 else f"{count} snapshots are"
     _console().print(f"{are} in memory; that takes {_size(cost)}")
+
+
+def show_older(root: Path, names: Sequence[str]) -> None:
+    """That there are snapshots which cannot be read: beside the table, not in it."""
+    if names:
+        console = Console(highlight=False, soft_wrap=True, stderr=True)
+        for line in older_lines(root, names):
+            console.print(escape(line))
 
 
 def show_freed(freed: Freed) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,13 +18,11 @@ from jupyter_cr.operations import (
     Progress,
     RestoreResult,
     checkpoint,
-    prune_snapshots,
     push_snapshot,
     restore,
-    retention_policy,
 )
 from jupyter_cr.store import Store
-from jupyter_cr.store.retention import parse_policy
+from jupyter_cr.store.keeping import within_policy
 
 if TYPE_CHECKING:
     from jupyter_cr.store.transfer import Transferred
@@ -82,21 +79,14 @@ def _take(
     answer = ask_guardian(found.kernel_id, op, progress, **arguments)
     if answer is not None:
         return msgspec.json.decode(answer, type=CheckpointResult)
-    if policy := retention_policy():
-        # Found out now, what is wrong with it.
-        parse_policy(policy)
-    taken = checkpoint(
-        str(found.pid),
-        connection_file=found.connection_file,
-        progress=progress,
-        **arguments,
-        **ours,
-    )
-    if policy:
-        # The snapshot is there, whether or not others can go.
-        with suppress(ImageError, StorageError):
-            prune_snapshots(policy)
-    return taken
+    with within_policy():
+        return checkpoint(
+            str(found.pid),
+            connection_file=found.connection_file,
+            progress=progress,
+            **arguments,
+            **ours,
+        )
 
 
 def push_taken(name: str, where: str, progress: Progress | None) -> Transferred:

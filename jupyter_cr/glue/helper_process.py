@@ -31,6 +31,7 @@ from jupyter_cr.kernels.connection import (
 )
 from jupyter_cr.kernels.glue_client import renew_key, tell_kernel
 from jupyter_cr.store import Store
+from jupyter_cr.store.keeping import within_policy
 
 __all__ = ["main"]
 
@@ -81,14 +82,15 @@ def _run_engine(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checkpoint(request: HelperRequest) -> dict[str, Any]:
     arguments = {k: request.arguments.get(k) for k in ("name", "note", "warm")}
-    return _run_engine(
-        {
-            "op": "checkpoint",
-            "target": str(request.pid),
-            "connection_file": request.connection_file,
-            **{key: value for key, value in arguments.items() if value is not None},
-        }
-    )
+    with within_policy():
+        return _run_engine(
+            {
+                "op": "checkpoint",
+                "target": str(request.pid),
+                "connection_file": request.connection_file,
+                **{key: value for key, value in arguments.items() if value is not None},
+            }
+        )
 
 
 def _restore(request: HelperRequest) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jupyter_cr.errors import ImageError, StorageError, UsageError
 from jupyter_cr.store import Store, TwinLimits
+from jupyter_cr.store.older import older_lines, older_of
 from jupyter_cr.store.retention import parse_policy
 
 __all__ = ["Housekeeping"]
@@ -64,8 +65,10 @@ class Housekeeping:
         return retention
 
     async def start(self) -> None:
-        """Take over the twins of servers that were killed, and begin to look at how old
-        twins are, if there is a limit."""
+        """Take over the twins of servers that were killed, begin to look at how old twins
+        are, if there is a limit, and say what cannot be read any more."""
+        if older := await asyncio.to_thread(older_of, self._store.root):
+            self._log.warning(" ".join(older_lines(self._store.root, older)))
         with suppress(StorageError):
             if not self._survive:
                 claimed = await asyncio.to_thread(self._store.claim_twins)

@@ -13,6 +13,8 @@
         keeper                the server that is to end them: `twins`
         meta                  what the catalogue knows and the image does not: `meta`
         lease                 locked by whoever writes or reads the snapshot: `lease`
+    ROOT/NAME/                of before the first release, and not read any more: `older`
+    ROOT/.older               which of these somebody has been told of
     ROOT/remote/              copies of small files of stores elsewhere: `mirror`
 
 The directories are what counts. The catalogue is what they say, in a form that is quick to

@@ -4,7 +4,7 @@
 
     URL/seed                     for hashes of pages: this store's own
     URL/snapshots/ID/manifest    as in a store on disk (`jupyter_cr.store`)
-    URL/snapshots/ID/meta        likewise
+    URL/snapshots/ID/meta        likewise; meta-* in its place: `jupyter_cr.store.meta`
     URL/snapshots/ID/signature   by whom it was pushed: `jupyter_cr.store.push_signature`
     URL/snapshots/ID/pending     a manifest that is to be: what a push will need
     URL/packs/ID.pack, ID.index  likewise
@@ -28,11 +28,12 @@ import hashlib
 import random
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from jupyter_cr.errors import (
     ImageError,
@@ -48,16 +49,17 @@ from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.entry import new_id
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.local_pages import LocalCopy, LocalPages
-from jupyter_cr.store.meta import META, Meta
+from jupyter_cr.store.meta import META, Meta, next_meta, read_meta
 from jupyter_cr.store.mirror import Mirror, MirroredPacks
-from jupyter_cr.store.names import check_name, suggest_name
+from jupyter_cr.store.names import check_name, check_tag, suggest_name
 from jupyter_cr.store.push_signature import sign_push
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.remote_listing import claimed_name, describe, needed_packs
 from jupyter_cr.store.remote_reader import RemoteReader
+from jupyter_cr.store.retention import Policy, parse_policy
 from jupyter_cr.store.root import store_root
-from jupyter_cr.store.snapshot import Freed, Snapshot
+from jupyter_cr.store.snapshot import HIBERNATED, Freed, Pruned, Snapshot
 from jupyter_cr.store.staging import Staging
 from jupyter_cr.store.store import Store
 from jupyter_cr.store.survey import GOING, PENDING, Survey, pack_names
@@ -161,8 +163,11 @@ class RemoteStore:
         for snapshot in snapshots:
             if snapshot.name == name:
                 return snapshot
-        close = difflib.get_close_matches(name, [s.name for s in snapshots], n=3)
-        raise NoSuchSnapshot(
+        raise self._no_such(name, [snapshot.name for snapshot in snapshots])
+
+    def _no_such(self, name: str, names: Sequence[str]) -> NoSuchSnapshot:
+        close = difflib.get_close_matches(name, names, n=3)
+        return NoSuchSnapshot(
             f"There is no snapshot named {name} at {self.url}.",
             f"Did you mean {' or '.join(close)}?"
             if close
@@ -398,7 +403,7 @@ class RemoteStore:
         """Others that have that name, or are about to."""
         found = set()
         for other, files in survey.snapshots.items():
-            if other == id_ or claimed_name(self._mirror, other) != name:
+            if other == id_ or claimed_name(self._mirror, survey, other) != name:
                 continue
             if MANIFEST not in files:
                 ours, theirs = (
@@ -410,10 +415,79 @@ class RemoteStore:
             found.add(other)
         return found
 
-    def _withdraw(self, id_: str) -> None:
-        names = (MANIFEST, PENDING, META, SIGNATURE)
+    def _withdraw(self, id_: str, later: Iterable[str] = ()) -> None:
+        """Args:
+        later: files that have come since it was pushed.
+        """
+        names = dict.fromkeys((MANIFEST, PENDING, META, SIGNATURE, *later))
         self._files.delete(f"{SNAPSHOTS}/{id_}/{name}" for name in names)
         self._files.delete_directory(f"{SNAPSHOTS}/{id_}")
+
+    # Changing
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a snapshot another name.
+
+        Raises:
+            UsageError: not a name.
+            NoSuchSnapshot: there is none; the hint has names like it.
+            NameTaken: there is one of that name already.
+        """
+        self.check_free(new_name)
+
+        def change(meta: Meta) -> Meta:
+            return replace(meta, name=new_name, named=True)
+
+        id_, before, written = self._change(name, change)
+        survey = self._look()
+        if self._rivals(survey, id_, new_name):
+            # Who was quicker has it.
+            self._files.delete([f"{SNAPSHOTS}/{id_}/{written}"])
+            raise self._taken(new_name)
+        self._forget_meta(id_, before)
+
+    def tag(
+        self, name: str, add: Iterable[str] = (), remove: Iterable[str] = ()
+    ) -> tuple[str, ...]:
+        """Give a snapshot tags, and take some away; those that it has now, sorted.
+
+        Raises:
+            UsageError: not a tag.
+            NoSuchSnapshot: there is none; the hint has names like it.
+        """
+        added, taken = {check_tag(tag) for tag in add}, set(remove)
+        if not added and not taken:
+            return self.summary(name).tags
+        tags: tuple[str, ...] = ()
+
+        def change(meta: Meta) -> Meta:
+            nonlocal tags
+            tags = tuple(sorted(added.union(meta.tags) - taken))
+            return replace(meta, tags=tags)
+
+        id_, before, _ = self._change(name, change)
+        self._forget_meta(id_, before)
+        return tags
+
+    def _change(self, name: str, change: Callable[[Meta], Meta]) -> tuple[str, str, str]:
+        """Write what is said of a snapshot anew: its id, and the names of the file that
+        said it before and of the one that does now."""
+        survey, there = self._examine()
+        id_ = self._required(there, name).id
+        before = survey.meta(id_)
+        meta = change(read_meta(self._mirror.snapshot(id_), before))
+        written = next_meta(before)
+        self._files.write({f"{SNAPSHOTS}/{id_}/{written}": msgspec.json.encode(meta)})
+        if id_ not in self._look().complete:
+            self._files.delete([f"{SNAPSHOTS}/{id_}/{written}"])
+            self._files.delete_directory(f"{SNAPSHOTS}/{id_}")
+            raise self._no_such(name, ())
+        return id_, before, written
+
+    def _forget_meta(self, id_: str, name: str) -> None:
+        """The first one stays: its time says how old a claim to the name is."""
+        if name != META:
+            self._files.delete([f"{SNAPSHOTS}/{id_}/{name}"])
 
     # Pulling
 
@@ -518,14 +592,46 @@ class RemoteStore:
         self._files.delete(f"{SNAPSHOTS}/{id_}/{MANIFEST}" for id_ in ids)
         freed = 0
         for id_ in ids:
-            self._withdraw(id_)
             files = survey.snapshots[id_]
+            self._withdraw(id_, files)
             freed += survey.size(f"{SNAPSHOTS}/{id_}/{file}" for file in files)
         # Those that others need have been seen to stay: no need to mark them.
         needed = needed_packs(self._mirror, survey, without=ids)
         if needed is not None:
             freed += self._delete_packs(packs - needed)
         return Freed(bytes=freed, names=tuple(wanted))
+
+    def prune(self, policy: Policy | str, dry_run: bool = False) -> Pruned:
+        """Remove what a policy does not keep. What hibernates, or is damaged, stays in any
+        case.
+
+        Args:
+            policy: see `jupyter_cr.store.retention`.
+            dry_run: only say what would be removed.
+
+        Raises:
+            UsageError: the policy is not understood.
+        """
+        if isinstance(policy, str):
+            policy = parse_policy(policy)
+        there = self.list()
+        sound = [snapshot for snapshot in there if snapshot.state == "durable"]
+        kept = policy.kept(sound)
+        removed = tuple(
+            snapshot
+            for snapshot in sound
+            if snapshot.id not in kept and snapshot.automatic != HIBERNATED
+        )
+        size = sum(snapshot.own for snapshot in removed)
+        if removed and not dry_run:
+            size = self.remove([snapshot.name for snapshot in removed]).bytes
+        return Pruned(
+            policy=policy.text,
+            removed=removed,
+            kept=len(there) - len(removed),
+            bytes=size,
+            dry_run=dry_run,
+        )
 
     def _delete_packs(self, packs: set[str]) -> int:
         """Delete those that nobody needs by now; bytes."""

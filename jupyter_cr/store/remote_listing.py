@@ -33,9 +33,9 @@ _PACK_PAGES = 32 / (32 * 16 + 13)
 for each page."""
 
 
-def claimed_name(mirror: Mirror, id_: str) -> str:
+def claimed_name(mirror: Mirror, survey: Survey, id_: str) -> str:
     """What a snapshot is called, or will be once it is there; empty if nobody can tell."""
-    return fit_name(read_meta(mirror.snapshot(id_)).name)
+    return fit_name(read_meta(mirror.snapshot(id_), survey.meta(id_)).name)
 
 
 def describe(mirror: Mirror, files: RemoteFiles, survey: Survey) -> list[Snapshot]:
@@ -60,7 +60,7 @@ def describe(mirror: Mirror, files: RemoteFiles, survey: Survey) -> list[Snapsho
 def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> Snapshot:
     """With its parent's id in place of the name."""
     directory = mirror.snapshot(id_)
-    meta = read_meta(directory)
+    meta = read_meta(directory, survey.meta(id_))
     state: State = "durable"
     problem = ""
     usage: Mapping[str, Sequence[Interval]] = {}

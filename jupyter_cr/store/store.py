@@ -23,6 +23,7 @@ from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
 from jupyter_cr.store.meta import write_meta
 from jupyter_cr.store.names import check_name, check_tag, suggest_name
+from jupyter_cr.store.older import is_older, untold_of
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.reserve import keep_room, with_room
 from jupyter_cr.store.retention import Policy, parse_policy
@@ -173,6 +174,11 @@ class Store:
         """Kernel id -> the snapshot that it last was at, of all that have been at one that
         there still is."""
         return self._catalogue.read(Session.positions)
+
+    def untold(self) -> Sequence[str]:
+        """Names of snapshots that are of before the first release and cannot be read: once,
+        to whoever tells their owner (`jupyter_cr.store.older`)."""
+        return untold_of(self.root)
 
     # Names
 
@@ -598,6 +604,12 @@ class Store:
         return entry
 
     def _no_such(self, name: str, names: Sequence[str]) -> NoSuchSnapshot:
+        if is_older(self.root, name):
+            return NoSuchSnapshot(
+                f"Snapshot {name} in {self.root} is of before the first release, and not "
+                "read any more.",
+                f"Use the version that took it, or delete it: rm -r {self.root / name}",
+            )
         close = difflib.get_close_matches(name, names, n=3)
         return NoSuchSnapshot(
             f"There is no snapshot named {name} in {self.root}.",

@@ -10,7 +10,7 @@ from jupyter_cr.image.pack import SUFFIXES
 from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.entry import is_id
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
-from jupyter_cr.store.meta import META
+from jupyter_cr.store.meta import newest_meta
 from jupyter_cr.store.trust import SIGNATURE
 
 __all__ = ["GOING", "PENDING", "Survey", "pack_names"]
@@ -21,7 +21,7 @@ PENDING = "pending"
 GOING = ".going-"
 """Between a pack's name and a token: somebody is about to delete the pack."""
 
-_MIRRORED = (MANIFEST, PENDING, META, SIGNATURE)
+_MIRRORED = (MANIFEST, PENDING, SIGNATURE)
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,13 @@ class Survey:
         return self._with_sizes(
             f"{SNAPSHOTS}/{id_}/{name}"
             for id_, files in self.snapshots.items()
-            for name in _MIRRORED
+            for name in (*_MIRRORED, newest_meta(files))
             if name in files
         )
+
+    def meta(self, id_: str) -> str:
+        """Name of the file that says how a snapshot is called now."""
+        return newest_meta(self.snapshots.get(id_, ()))
 
     def indexes(self, packs: Iterable[str]) -> dict[str, int]:
         """Those of packs, with their sizes."""

@@ -99,7 +99,14 @@ def test_the_commands(root: User, cr: CommandLine) -> None:
         cr("push", name, url)
     assert caught.value.code == NameTaken.exit_code
     assert url in caught.value.text
-    assert cr("rm", "other", "--store", url)["names"] == ["other"]
+    assert cr("tag", "other", "good", "--store", url) == ["good"]
+    assert cr("rename", "other", "better", "--store", url) == {"name": "better"}
+    policy = ("prune", "--policy", "tagged good", "--store", url)
+    pruned = cr(*policy, "--dry-run")
+    assert [snapshot["name"] for snapshot in pruned["removed"]] == [name]
+    assert cr("tag", name, "good", "--store", url) == ["good"]
+    assert cr(*policy)["removed"] == []
+    assert cr("rm", "better", "--store", url)["names"] == ["better"]
     with pytest.raises(CommandError) as caught:
         cr("restore", "other", "--store", url)
     assert caught.value.code == NoSuchSnapshot.exit_code

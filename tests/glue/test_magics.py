@@ -315,6 +315,23 @@ def test_in_a_terminal(user: User) -> None:
         ipython.expect("Out[4]: 1")
 
 
+def test_a_policy_is_applied_in_a_terminal(user: User) -> None:
+    """No server does it there. And it is found out before, whether it makes sense."""
+    with command_line(user) as cr:
+        first, second = (f"{cr.prefix}-{number}" for number in (1, 2))
+        user.environment["JUPYTER_CR_RETENTION"] = "last 1"  # type: ignore[index]
+        with terminal(user, "--simple-prompt") as ipython:
+            for cell, name in ((1, first), (2, second)):
+                ipython.enter(cell, f"t = %checkpoint {name}")
+            ipython.enter(3, "%snapshots")
+            ipython.expect(f"{second}  durable")
+            assert [snapshot["name"] for snapshot in cr("list")] == [second]
+            ipython.enter(4, "import os; os.environ['JUPYTER_CR_RETENTION'] = 'the best'")
+            ipython.enter(5, f"%checkpoint {first}")
+            ipython.expect("UsageError: This rule of a policy is not understood")
+        assert [snapshot["name"] for snapshot in cr("list")] == [second]
+
+
 @ORDINARILY
 def test_in_a_terminal_with_a_line_editor(user: User) -> None:
     with command_line(user) as cr, terminal(user) as ipython:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from jupyter_cr.store import Store
 from jupyter_cr.store.remote import RemoteStore
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.signers import Signers
+from jupyter_cr.store.snapshot import HIBERNATED
 from jupyter_cr.store.survey import GOING, Survey
 from jupyter_cr.store.transfer import copy_between
 from tests.conftest import ORDINARY_UID, User
@@ -570,6 +572,102 @@ def test_it_vanishes_meanwhile(
     with pytest.raises(NoSuchSnapshot):
         elsewhere.pull("one", other)
     assert other.list() == []
+
+
+def other_machine(remote: RemoteStore, tmp_path: Path) -> RemoteStore:
+    """With copies of its own of what is there."""
+    return RemoteStore(remote.url, tmp_path / "another cache")
+
+
+def test_what_is_said_of_it_changes_for_everybody(
+    store: Store, remote: RemoteStore, tmp_path: Path
+) -> None:
+    take(store, "one")
+    take(store, "two", parent="one")
+    for name in ("one", "two"):
+        remote.push(store, name)
+    elsewhere = other_machine(remote, tmp_path)
+    assert {snapshot.name for snapshot in elsewhere.list()} == {"one", "two"}
+    # Of the same length: nothing else tells these from each other.
+    for name, new_name in (("one", "eno"), ("eno", "neo"), ("neo", "one")):
+        remote.rename(name, new_name)
+        assert {snapshot.name for snapshot in elsewhere.list()} == {new_name, "two"}
+        assert elsewhere.summary("two").parent == new_name
+        with pytest.raises(NoSuchSnapshot):
+            remote.summary(name)
+    assert remote.tag("one", ["b", "a"]) == ("a", "b")
+    assert elsewhere.tag("one", ["c"], ["a"]) == ("b", "c")
+    assert remote.tag("one") == remote.summary("one").tags == ("b", "c")
+    with pytest.raises(NameTaken, match=f"named two already at {remote.url}"):
+        remote.rename("one", "two")
+    for wrong in (lambda: remote.rename("one", ".."), lambda: remote.tag("one", [" "])):
+        with pytest.raises(UsageError):
+            wrong()
+    with pytest.raises(NoSuchSnapshot, match="named on at"):
+        remote.tag("on", ["a"])
+    assert remote.pull("one", store).name == "one-2"
+    assert store.summary("one-2").tags == ("b", "c")
+    # None of the files that came in place of others is left.
+    remote.remove(["one", "two"])
+    assert remote.gc(0).bytes == 0
+    assert [name for name in remote._files.find("snapshots") if "meta" in name] == []
+
+
+def test_two_rename_at_once(store: Store, remote: RemoteStore, tmp_path: Path) -> None:
+    """To one name: one of them has it at most, and nothing has two names or none."""
+    for name in ("one", "two"):
+        take(store, name)
+        remote.push(store, name)
+    both = (remote, other_machine(remote, tmp_path))
+    with ThreadPoolExecutor(2) as threads:
+        done = [
+            threads.submit(place.rename, name, "new")
+            for place, name in zip(both, ("one", "two"), strict=True)
+        ]
+    errors = [one.exception() for one in done]
+    assert {type(error) for error in errors} <= {type(None), NameTaken}
+    names = sorted(snapshot.name for snapshot in remote.list())
+    assert names in (["new", "one"], ["new", "two"], ["one", "two"])
+    assert ("new" in names) == (None in errors)
+
+
+def test_one_that_goes_meanwhile_is_not_half_there(
+    store: Store, remote: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(store, "one")
+    remote.push(store, "one")
+    elsewhere = other_machine(remote, tmp_path)
+    write = RemoteFiles.write
+
+    def remove_first(files: RemoteFiles, contents: dict[str, bytes]) -> None:
+        monkeypatch.setattr(RemoteFiles, "write", write)
+        elsewhere.remove(["one"])
+        write(files, contents)
+
+    monkeypatch.setattr(RemoteFiles, "write", remove_first)
+    with pytest.raises(NoSuchSnapshot):
+        remote.tag("one", ["late"])
+    assert remote._files.find("snapshots") == {}
+
+
+def test_what_a_policy_does_not_keep_goes_there_too(
+    store: Store, remote: RemoteStore
+) -> None:
+    for day in range(1, 5):
+        created = f"2026-01-0{day}T00:00:00+00:00"
+        automatic = HIBERNATED if day == 1 else ""
+        take(store, f"day-{day}", created, kernel_id="k", automatic=automatic)
+        remote.push(store, f"day-{day}")
+    remote.tag("day-2", ["kept"])
+    with pytest.raises(UsageError, match="not understood"):
+        remote.prune("the best")
+    for dry_run in (True, False):
+        pruned = remote.prune("last 1, tagged kept", dry_run=dry_run)
+        assert [snapshot.name for snapshot in pruned.removed] == ["day-3"]
+        assert pruned.bytes > 8192
+        assert (pruned.kept, pruned.dry_run) == (3, dry_run)
+    assert remote.names() == ["day-1", "day-2", "day-4"]
+    assert remote.prune("all").removed == ()
 
 
 def test_two_of_one_name_are_both_shown(store: Store, remote: RemoteStore) -> None:
