@@ -14,12 +14,15 @@ from pathlib import Path
 from jupyter_cr.errors import CorruptImage, LockedImage
 from jupyter_cr.image.frame import DAMAGED
 
-__all__ = ["KEY_BYTES", "Cipher", "is_wrapped", "unwrap", "wrap"]
+__all__ = ["KEY_BYTES", "WRAPPING", "Cipher", "is_wrapped", "unwrap", "wrap"]
 
 KEY_BYTES = 32
 _NONCE = 12
 _MAGIC = b"\x89JCE\r\n\x1a\n"
 _ID = 8
+_TAG = 16
+WRAPPING = len(_MAGIC) + _ID + _NONCE + _TAG
+"""Bytes by which a file of records is longer when it is encrypted."""
 
 
 class Cipher:

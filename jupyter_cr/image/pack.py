@@ -31,6 +31,7 @@ from jupyter_cr.image.cipher import Cipher, is_wrapped, unwrap, wrap
 from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.record_file import RecordEncoder, RecordFile, write_whole
+from jupyter_cr.image.veil import Veil
 from jupyter_cr.tracer.libc import fallocate_punch
 
 __all__ = [
@@ -193,6 +194,7 @@ class PackWriter:
         name: free there.
         workers: threads that pack and hash blocks.
         cipher: encrypts them; None: they are not encrypted.
+        veil: over the blocks, where they are only on their way.
 
     Raises:
         StorageError: `directory` cannot be written to.
@@ -204,8 +206,10 @@ class PackWriter:
         name: str,
         workers: ThreadPoolExecutor,
         cipher: Cipher | None = None,
+        veil: Veil | None = None,
     ) -> None:
         self.cipher = cipher
+        self._veil = veil
         self._handed_over = 0
         self.name = name
         self._data, self._index = pack_files(directory, name)
@@ -266,7 +270,10 @@ class PackWriter:
 
     def _write(self, codec: int, stored: bytes, checksum: int) -> None:
         number = len(self._blocks)
-        view = memoryview(stored)
+        written = stored
+        if self._veil is not None:
+            written = self._veil.over(stored, self.name, self._stored)
+        view = memoryview(written)
         while view:
             view = view[os.write(self._fd, view) :]
         pages = min(BLOCK_PAGES, self._page_count - number * BLOCK_PAGES)
@@ -338,6 +345,7 @@ class Pack:
     Args:
         directory: of all packs.
         cipher: decrypts it, if it is encrypted.
+        veil: that is over its blocks.
 
     Raises:
         CorruptImage: its index is missing or damaged, or its data too short.
@@ -345,9 +353,16 @@ class Pack:
         LockedImage: encrypted, and not with this cipher.
     """
 
-    def __init__(self, directory: Path, name: str, cipher: Cipher | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        cipher: Cipher | None = None,
+        veil: Veil | None = None,
+    ) -> None:
         self.name = name
         self._cipher = cipher
+        self.veil = veil
         self.path, index_path = pack_files(directory, name)
         self._index = _Index.read(index_path, cipher)
         self._unpacked: OrderedDict[int, bytes] = OrderedDict()
@@ -445,6 +460,8 @@ class Pack:
             stored = os.pread(self.fd, block.length, block.offset)
         except OSError as error:
             raise unreadable(self.path, error) from error
+        if self.veil is not None:
+            stored = self.veil.over(stored, self.name, block.offset)
         if xxhash.xxh3_64_intdigest(stored) != block.checksum:
             raise self._damaged(block, "does not match its checksum")
         return stored

@@ -22,6 +22,7 @@ from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack, unreadable
 from jupyter_cr.image.page_map import Extent, Interval, PageExtents, PageMap
 from jupyter_cr.image.record_file import RecordFile
 from jupyter_cr.image.records import Header, Outcome
+from jupyter_cr.image.veil import Veil
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,6 +46,7 @@ class ImageReader:
         directory: the snapshot.
         packs: the directory of all packs.
         cipher: decrypts it, if it is encrypted.
+        veil: that is over its manifest and its packs.
 
     Raises:
         NoSuchSnapshot: there is none.
@@ -53,9 +55,16 @@ class ImageReader:
         LockedImage: encrypted, and not with this cipher.
     """
 
-    def __init__(self, directory: Path, packs: Path, cipher: Cipher | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        packs: Path,
+        cipher: Cipher | None = None,
+        veil: Veil | None = None,
+    ) -> None:
         self._directory = directory
         self._cipher = cipher
+        self._veil = veil
         self._packs = packs
         self._opened: dict[str, Pack] = {}
         self._open = ExitStack()
@@ -80,6 +89,8 @@ class ImageReader:
                 continue
             except OSError as error:
                 raise unreadable(path, error) from error
+            if self._veil is not None:
+                data = self._veil.over(data, name)
             self._is_encrypted = is_wrapped(data)
             data = unwrap(data, self._cipher, f"{self._directory.name}/{name}", path)
             return RecordFile(data, path), name == MANIFEST
@@ -192,7 +203,7 @@ class ImageReader:
         with self._lock:
             if name not in self._opened:
                 self._opened[name] = self._open.enter_context(
-                    Pack(self._packs, name, self._cipher)
+                    Pack(self._packs, name, self._cipher, self._veil)
                 )
             return self._opened[name]
 
@@ -240,7 +251,7 @@ class ImageReader:
                 continue
             for pack, block, inside, count, page in self._iter_blocks(extent):
                 start, size = page * PAGE, count * PAGE
-                if block.codec == codecs.RAW:
+                if block.codec == codecs.RAW and pack.veil is None:
                     yield Piece(start, size, pack.fd, block.offset + inside * PAGE)
                 else:
                     give = partial(_unpack, pack, block, inside * PAGE, size)

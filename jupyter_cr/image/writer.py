@@ -20,6 +20,7 @@ from jupyter_cr.image.page_map import ZEROS, Extent, Interval, PageMap
 from jupyter_cr.image.page_writer import KnownPages, NoPages, PageWriter
 from jupyter_cr.image.reader import LIVE, MANIFEST, ImageReader
 from jupyter_cr.image.record_file import RecordEncoder, write_whole
+from jupyter_cr.image.veil import Veil
 from jupyter_cr.tracer.scheduling import yield_processor
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ImageWriter:
         base: an earlier snapshot; stays the caller's.
         known: which packs there are.
         cipher: encrypts all of it; None: it is not encrypted.
+        veil: over manifest and pack, where they are only on their way.
 
     Raises:
         StorageError: `packs` cannot be written to.
@@ -54,9 +56,11 @@ class ImageWriter:
         base: ImageReader | None = None,
         known: KnownPages | None = None,
         cipher: Cipher | None = None,
+        veil: Veil | None = None,
     ) -> None:
         self.directory = directory
         self._cipher = cipher
+        self._veil = veil
         self._base = base
         self._map = PageMap(())
         self._committed = False
@@ -68,7 +72,7 @@ class ImageWriter:
                 os.cpu_count() or 1, "pack", initializer=yield_processor
             )
             undo.callback(workers.shutdown)
-            self._pack = PackWriter(packs, directory.name, workers, cipher)
+            self._pack = PackWriter(packs, directory.name, workers, cipher, veil)
             undo.enter_context(self._pack)
             self._pages = PageWriter(packs, self._pack, seed, known or NoPages())
             self._open = undo.pop_all()
@@ -121,6 +125,8 @@ class ImageWriter:
     def _write(self, name: str, records: bytes, *, durable: bool) -> None:
         path = self.directory / name
         data = wrap(records, self._cipher, f"{self.directory.name}/{name}")
+        if self._veil is not None:
+            data = self._veil.over(data, name)
         write_whole(path, data, durable=durable)
 
     def commit(self, durable: bool = True) -> None:

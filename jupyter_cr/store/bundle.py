@@ -32,8 +32,10 @@ from jupyter_cr.errors import CorruptImage, FutureImage
 from jupyter_cr.image.copy import copy_image
 from jupyter_cr.image.pack import pack_files
 from jupyter_cr.image.reader import MANIFEST, ImageReader
+from jupyter_cr.image.veil import Veil
 from jupyter_cr.image.writer import ImageWriter
 from jupyter_cr.store.entry import is_id
+from jupyter_cr.store.key_file import transfer_veil
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.secret import page_seed, read_secret
 from jupyter_cr.store.signers import Signers, verify_signature
@@ -118,23 +120,35 @@ def write_bundle(
         StorageError: disk full; or what reads the stream has gone.
     """
     seed = page_seed(read_secret(root))
-    with ImageWriter(staged.directory, staged.packs, seed=seed) as writer:
+    veil = transfer_veil()
+    with ImageWriter(staged.directory, staged.packs, seed=seed, veil=veil) as writer:
         copy_image(reader, writer, advance=advance)
         writer.commit(durable=False)
         message = bytearray(_FIRST_LINE)
         with storage_errors("the bundle"), _tar(stream, "w|") as tar:
             _add(tar, message, _FACTS, msgspec.json.encode(facts))
-            _add_file(tar, message, MANIFEST, staged.directory / MANIFEST)
+            manifest = staged.directory / MANIFEST
+            _add_file(tar, message, MANIFEST, manifest, veil=_over(veil, MANIFEST))
             if writer.pack_pages:
-                data, index = pack_files(staged.packs, staged.directory.name)
+                pack = staged.directory.name
+                data, index = pack_files(staged.packs, pack)
                 _add_file(tar, message, f"{facts.id}.index", index)
-                _add_file(tar, message, f"{facts.id}.pack", data)
+                over = _over(veil, pack)
+                _add_file(tar, message, f"{facts.id}.pack", data, veil=over)
             for number, file in enumerate(facts.files):
                 path = Path(file.path)
                 _add_file(tar, message, f"file-{number}", path, size=file.size)
             signer, signature = Signers().sign(bytes(message))
             signed = BundleSignature(signer=signer, signature=signature)
             _add(tar, bytearray(), _SIGNATURE, msgspec.json.encode(signed))
+
+
+_Over = Callable[[bytes, int], bytes]
+"""Puts a veil over bytes at an offset, and takes it away."""
+
+
+def _over(veil: Veil | None, name: str) -> _Over | None:
+    return None if veil is None else lambda data, offset: veil.over(data, name, offset)
 
 
 @contextmanager
@@ -162,10 +176,11 @@ def _add_file(
     name: str,
     path: Path,
     size: int | None = None,
+    veil: _Over | None = None,
 ) -> None:
     with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size if size is None else size
-        hashing = _Hashing(file, length)
+        hashing = _Hashing(file, length, veil)
         tar.addfile(_member(name, length), hashing)
     message += _line(hashing.digest, length, name)
 
@@ -174,14 +189,19 @@ class _Hashing(io.RawIOBase):
     """A file that is read once, and hashed. One that is shorter than it was when it was
     looked at ends with zeros."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, veil: _Over | None) -> None:
         self._file = file
         self._left = size
+        self._size = size
+        self._veil = veil
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         wanted = self._left if size < 0 else min(size, self._left)
-        data = self._file.read(wanted).ljust(wanted, b"\0")
+        data = self._file.read(wanted)
+        if self._veil is not None:
+            data = self._veil(data, self._size - self._left)
+        data = data.ljust(wanted, b"\0")
         self._left -= len(data)
         self._hash.update(data)
         return data
@@ -211,13 +231,14 @@ def read_bundle(
         StorageError: disk full.
     """
     bundle = _Bundle(stream, name)
+    veil = transfer_veil()
     with bundle.errors():
         facts = bundle.facts()
         place = staged(facts.id)
         with storage_errors(place.directory):
-            paths = bundle.store(facts, place)
+            paths = bundle.store(facts, place, veil)
         signer = bundle.signer()
-    return facts, ImageReader(place.directory, place.packs), signer, paths
+    return facts, ImageReader(place.directory, place.packs, veil=veil), signer, paths
 
 
 class _Bundle:
@@ -279,14 +300,16 @@ class _Bundle:
             raise self._corrupt(f"has the id {facts.id!r}")
         return facts
 
-    def store(self, facts: BundleFacts, place: Staging) -> list[Path]:
-        """Put its members where they belong; where its files are."""
-        self._store(self._next(MANIFEST), place.directory / MANIFEST)
+    def store(self, facts: BundleFacts, place: Staging, veil: Veil | None) -> list[Path]:
+        """Put its members where they belong, image and pages under a veil; where its files
+        are."""
+        over = _over(veil, MANIFEST)
+        self._store(self._next(MANIFEST), place.directory / MANIFEST, over)
         data, index = pack_files(place.packs, facts.id)
         member = self._next(f"{facts.id}.index", *self._after_pages(facts))
         if member.name == f"{facts.id}.index":
             self._store(member, index)
-            self._store(self._next(f"{facts.id}.pack"), data)
+            self._store(self._next(f"{facts.id}.pack"), data, _over(veil, facts.id))
             member = self._next(*self._after_pages(facts))
         paths = []
         for number in range(len(facts.files)):
@@ -302,7 +325,9 @@ class _Bundle:
     def _after_pages(facts: BundleFacts) -> tuple[str, ...]:
         return ("file-0",) if facts.files else (_SIGNATURE,)
 
-    def _store(self, member: tarfile.TarInfo, path: Path) -> None:
+    def _store(
+        self, member: tarfile.TarInfo, path: Path, veil: _Over | None = None
+    ) -> None:
         digest = hashlib.sha256()
         content = self._content(member)
         left = member.size
@@ -313,7 +338,8 @@ class _Bundle:
                 if not data:
                     raise self._corrupt(f"ends within {member.name}")
                 digest.update(data)
-                file.write(data)
+                at = member.size - left
+                file.write(data if veil is None else veil(data, at))
                 left -= len(data)
         self._message += _line(digest.hexdigest(), member.size, member.name)
 

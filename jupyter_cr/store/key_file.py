@@ -11,8 +11,9 @@ from pathlib import Path
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import UsageError
 from jupyter_cr.image.cipher import KEY_BYTES, Cipher
+from jupyter_cr.image.veil import Veil
 
-__all__ = ["KEY_VARIABLE", "make_key", "store_cipher"]
+__all__ = ["KEY_VARIABLE", "make_key", "store_cipher", "transfer_veil"]
 
 KEY_VARIABLE = "JUPYTER_CR_KEY_FILE"
 """Of the environment: names the file."""
@@ -26,6 +27,15 @@ def store_cipher() -> Cipher | None:
     """
     name = os.environ.get(KEY_VARIABLE, "")
     return _read(name) if name else None
+
+
+def transfer_veil() -> Veil | None:
+    """A new one for an image that is on its way; None if nothing is to be encrypted.
+
+    Raises:
+        UsageError: as `store_cipher`.
+    """
+    return None if store_cipher() is None else Veil()
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,8 @@
 
 ::
 
-    CACHE/snapshots/ID/...     manifests and metas, as they are there
+    CACHE/snapshots/ID/...     manifests and metas, as they are there; with a key, manifests
+                               are encrypted
     CACHE/packs/ID.index       likewise; ID.samples: the hashes by which the pack is found
     CACHE/.staging-TOKEN/      a transfer that is under way: a store of one snapshot
 
@@ -21,13 +22,16 @@ from pathlib import Path
 
 from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import CheckpointRestoreError, ImageError
+from jupyter_cr.image import ImageReader
+from jupyter_cr.image.cipher import WRAPPING, Cipher, wrap
 from jupyter_cr.image.pack import HASH_BYTES, pack_files, read_samples
+from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.image.record_file import write_whole
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.remote_files import RemoteFiles
 from jupyter_cr.store.root import prepare_root
 from jupyter_cr.store.staging import Staging, staging, stale_stagings
-from jupyter_cr.store.survey import Survey, pack_names
+from jupyter_cr.store.survey import PENDING, Survey, pack_names
 
 __all__ = ["Mirror", "MirroredPacks"]
 
@@ -47,10 +51,18 @@ class Mirror:
     Args:
         directory: made when first needed, 0700.
         files: what it is a copy of.
+        cipher: encrypts the copies of manifests; those of each key have a directory of
+            their own.
     """
 
-    def __init__(self, directory: Path, files: RemoteFiles) -> None:
+    def __init__(
+        self, directory: Path, files: RemoteFiles, cipher: Cipher | None = None
+    ) -> None:
+        self._plain = directory
+        if cipher is not None:
+            directory = directory.with_name(f"{directory.name}-{cipher.id.hex()}")
         self.directory = directory
+        self.cipher = cipher
         self._files = files
 
     def path(self, name: str) -> Path:
@@ -71,15 +83,36 @@ class Mirror:
         Raises:
             StorageError: there, or here.
         """
-        missing = [n for n, size in wanted.items() if _size(self.path(n)) != size]
+        missing = [
+            name
+            for name, size in wanted.items()
+            if _size(self.path(name)) != size + (WRAPPING if self._is_wrapped(name) else 0)
+        ]
         if not missing:
             return
         prepare_root(self.directory)
+        if self.cipher is not None:
+            # Of a time when there was no key.
+            shutil.rmtree(self._plain / SNAPSHOTS, ignore_errors=True)
         for batch in _batches(missing, wanted):
             for name, content in self._files.read(batch).items():
                 path = self.path(name)
                 self._make(path.parent)
+                if self._is_wrapped(name):
+                    place = f"{path.parent.name}/{path.name}"
+                    content = wrap(content, self.cipher, place)
                 write_whole(path, content, durable=False)
+
+    def _is_wrapped(self, name: str) -> bool:
+        return self.cipher is not None and name.endswith((f"/{MANIFEST}", f"/{PENDING}"))
+
+    def open(self, id_: str) -> ImageReader:
+        """A snapshot's records; its pages are not here.
+
+        Raises:
+            ImageError: the copy is gone, or damaged.
+        """
+        return ImageReader(self.snapshot(id_), self.path(PACKS), self.cipher)
 
     def _make(self, directory: Path) -> None:
         # Parents would not get that mode by mkdir() of the last one.

@@ -42,11 +42,12 @@ from jupyter_cr.errors import (
     StorageError,
     StoreBusy,
 )
-from jupyter_cr.image import ImageReader, ImageWriter
+from jupyter_cr.image import ImageWriter
 from jupyter_cr.image.copy import copy_image
 from jupyter_cr.image.pack import pack_files
 from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.store.entry import new_id
+from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.local_pages import LocalCopy, LocalPages
 from jupyter_cr.store.meta import META, Meta, next_meta, read_meta
@@ -116,7 +117,7 @@ class RemoteStore:
         self.url = self._files.url
         digest = hashlib.sha256(url.encode()).hexdigest()[:32]
         place = cache if cache is not None else store_root() / "remote"
-        self._mirror = Mirror(place / digest, self._files)
+        self._mirror = Mirror(place / digest, self._files, store_cipher())
 
     # What there is
 
@@ -559,9 +560,7 @@ class RemoteStore:
             if name and snapshot.state == "durable":
                 with (
                     suppress(ImageError),
-                    ImageReader(
-                        self._mirror.snapshot(snapshot.id), self._mirror.path(PACKS)
-                    ) as other,
+                    self._mirror.open(snapshot.id) as other,
                 ):
                     pages = sum(
                         end - first

@@ -9,13 +9,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from jupyter_cr.errors import CorruptImage, FutureImage, ImageError
-from jupyter_cr.image import Document, ImageReader
+from jupyter_cr.image import Document
+from jupyter_cr.image.cipher import unwrap
 from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.page_map import Interval, PageExtents
 from jupyter_cr.image.reader import MANIFEST
 from jupyter_cr.image.record_file import RecordFile
 from jupyter_cr.store.entry import facts_of, fit_name, is_id
-from jupyter_cr.store.layout import PACKS, SNAPSHOTS
+from jupyter_cr.store.layout import SNAPSHOTS
 from jupyter_cr.store.meta import read_meta
 from jupyter_cr.store.mirror import Mirror
 from jupyter_cr.store.push_signature import PushSignature
@@ -69,7 +70,7 @@ def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> S
     try:
         with (
             named_by_url(mirror.directory, files),
-            ImageReader(directory, mirror.directory / PACKS) as reader,
+            mirror.open(id_) as reader,
         ):
             header, usage = reader.header, reader.usage
             has_document = reader.has(Document)
@@ -161,7 +162,8 @@ def needed_packs(
                 # Removed since.
                 continue
             try:
-                needed.update(RecordFile(data, path).only(PageExtents).packs)
+                records = unwrap(data, mirror.cipher, f"{id_}/{name}", path)
+                needed.update(RecordFile(records, path).only(PageExtents).packs)
             except ImageError:
                 path.unlink(missing_ok=True)
                 return None

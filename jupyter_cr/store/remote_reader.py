@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from jupyter_cr.image.frame import DAMAGED
 from jupyter_cr.image.pack import BLOCK_PAGES, Block, Pack
 from jupyter_cr.image.page_map import Interval
 from jupyter_cr.image.reader import MANIFEST
+from jupyter_cr.image.record_file import write_whole
+from jupyter_cr.store.key_file import transfer_veil
 from jupyter_cr.store.local_pages import LocalPages
 from jupyter_cr.store.mirror import Mirror
 from jupyter_cr.store.push_signature import PushSignature
@@ -89,17 +91,23 @@ class RemoteReader(ImageReader):
         self._survey = survey
         self._is_fetched = False
         self._local: LocalPages | None = None
+        veil = transfer_veil()
         with ExitStack() as stack:
             staged = stack.enter_context(mirror.work(id_))
             self._staged = staged
             directory = staged.directory
             with storage_errors(directory):
-                for path in mirror.snapshot(id_).iterdir():
-                    if not path.name.startswith("."):
-                        os.link(path, directory / path.name)
+                copies = mirror.snapshot(id_)
+                with suppress(FileNotFoundError):
+                    os.link(copies / SIGNATURE, directory / SIGNATURE)
+                with suppress(FileNotFoundError):
+                    manifest = (copies / MANIFEST).read_bytes()
+                    if veil is not None:
+                        manifest = veil.over(manifest, MANIFEST)
+                    write_whole(directory / MANIFEST, manifest, durable=False)
             try:
                 with self.named_by_url():
-                    super().__init__(directory, staged.packs)
+                    super().__init__(directory, staged.packs, mirror.cipher, veil)
             except CorruptImage:
                 # Perhaps it is only the copy: the next one fetches it again.
                 (mirror.snapshot(id_) / MANIFEST).unlink(missing_ok=True)
@@ -218,6 +226,8 @@ class RemoteReader(ImageReader):
             self.fetched_bytes += len(data)
             with storage_errors(part.pack.path):
                 fd = os.open(part.pack.path, os.O_WRONLY | os.O_CLOEXEC)
+                if self._veil is not None:
+                    data = self._veil.over(data, part.pack.name, part.start)
                 try:
                     at, view = part.start, memoryview(data)
                     while view:

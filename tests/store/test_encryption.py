@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jupyter_cr.bundles import export_snapshot
+from jupyter_cr.bundles import export_snapshot, import_snapshot
 from jupyter_cr.errors import CorruptImage, LockedImage, StorageError, UsageError
 from jupyter_cr.store import Store
 from jupyter_cr.store.key_file import KEY_VARIABLE, make_key
@@ -147,6 +149,82 @@ def test_a_bundle_is_not_encrypted(
     stream = io.BytesIO()
     export_snapshot("one", stream, store=store)
     assert pages in stream.getvalue()
+
+
+class Watched(io.BytesIO):
+    """A stream, and a store that is looked into whenever it is read or written."""
+
+    def __init__(self, store: Store, content: bytes = b"") -> None:
+        super().__init__(content)
+        self.seen: set[str] = set()
+        """Kinds of what could be found in files on their way."""
+        self._store = store
+
+    def look(self, *_: object) -> None:
+        for path in self._store.root.rglob(".staging-*/*/**/*"):
+            with suppress(OSError):
+                found = path.read_bytes()
+                self.seen.update(
+                    path.suffix or path.name for mark in MARKS if mark in found
+                )
+                if path.suffix == ".pack" and any(found):
+                    self.seen.add("something")
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.look()
+        return super().read(size)
+
+    def write(self, data: Any, /) -> int:
+        self.look()
+        return super().write(data)
+
+
+MARKS = (os.urandom(PAGE), b"x86_64")
+"""In pages, and in a manifest."""
+PAGES = MARKS[0] + os.urandom(100 * PAGE)
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_nothing_is_in_the_clear_on_its_way(
+    store: Store,
+    key: Path,
+    encrypted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Into a bundle, out of one, and from elsewhere; without a key, it is."""
+    pytest.importorskip("fsspec")
+    from jupyter_cr.store.remote import RemoteStore
+
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("JUPYTER_CR_HOME", str(store.root))
+    # These snapshots are of no processes.
+    monkeypatch.setattr("jupyter_cr.bundles._missing", lambda reader: ())
+    expected = {"something"} if encrypted else {"something", ".pack", "manifest"}
+    with Store(tmp_path / "plain") as plain:
+        monkeypatch.delenv(KEY_VARIABLE)
+        take(plain, "one", pages=PAGES)
+        RemoteStore(f"file://{tmp_path}/remote").push(plain, "one")
+    if encrypted:
+        monkeypatch.setenv(KEY_VARIABLE, str(key))
+    remote = RemoteStore(f"file://{tmp_path}/remote")
+    pulling = Watched(store)
+    remote.pull("one", store, "three", pulling.look)
+    assert pulling.seen == expected
+    remote.open("one").verify_pages()
+    take(store, "one", pages=PAGES)
+    bundle = Watched(store)
+    export_snapshot("one", bundle, store=store)
+    assert bundle.seen == expected
+    assert PAGES[:PAGE] in bundle.getvalue()
+    incoming = Watched(store, bundle.getvalue())
+    import_snapshot(incoming, "it", name="two", store=store)
+    assert incoming.seen == expected
+    for name in ("one", "two", "three"):
+        assert content(store, name) == PAGES
+    # Nor does anything stay.
+    left = [path for path in store.root.rglob("*") if path.is_file()]
+    assert encrypted != any(mark in path.read_bytes() for path in left for mark in MARKS)
 
 
 @pytest.mark.parametrize("content", ["", "xyz", "ab" * 31])
