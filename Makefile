@@ -5,11 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 LAB_STAMP := $(VENV)/.lab-stamp
+BROWSER_STAMP := $(VENV)/.browser-stamp
 BUNDLE := jupyter_cr/labextension/package.json
+CHROMIUM := /usr/bin/chromium
+
+# Tests wait more than they compute.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-long bench demo lab labextension test-labextension \
-	pictures lint format clean
+	chromium pictures lint format clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -29,10 +34,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@touch $@
 
-test: lint ## lint, types, and all tests that take seconds
-	$(BIN)/python -m pytest -m 'not long'
+test: lint test-labextension $(BROWSER_STAMP) chromium ## lint, types, and all tests but those that take minutes
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long and not alone'
+	$(BIN)/python -m pytest -m 'alone and not long'
 
-test-long: $(STAMP) ## the tests that take minutes
+test-long: $(BROWSER_STAMP) $(BUNDLE) chromium ## the tests that take minutes
 	$(BIN)/python -m pytest -m long --timeout 1800
 
 bench: $(STAMP) ## measure downtime, restore and fork beside their limits
@@ -43,8 +49,10 @@ bench: $(STAMP) ## measure downtime, restore and fork beside their limits
 demo: $(STAMP) ## a real kernel: checkpointed, killed, restored, forked
 	$(BIN)/python -m tests.demo
 
+# What the tests need of others' extensions is not part of it.
 lab: $(LAB_STAMP) labextension ## the main job: JupyterLab with the tutorial
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--YDocExtension.disable_rtc=True \
 		--ServerApp.root_dir=notebooks notebooks/tutorial.ipynb $(LAB_OPTIONS)
 
 labextension: $(BUNDLE) ## build what JupyterLab and Notebook show, and link it into .venv
@@ -63,11 +71,25 @@ test-labextension: $(BUNDLE) ## its linters and unit tests
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint:check
 	cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 
-pictures: $(BUNDLE) ## take README's pictures again; Chromium takes them
+chromium:
+	@[ -x $(CHROMIUM) ] || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; \
+		else \
+			echo "Tests in a browser are left out: Chromium is needed," \
+				"sudo apt-get install chromium" >&2; \
+		fi; }
+
+pictures: $(BUNDLE) chromium ## take README's pictures again; Chromium takes them
 	$(BIN)/python -m tests.labextension.pictures
 
 $(LAB_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab]'
+	@touch $@
+
+$(BROWSER_STAMP): $(LAB_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
 	@touch $@
 
 lint: $(STAMP) ## ruff and mypy, changing nothing

@@ -25,7 +25,7 @@ from jupyter_cr.engine.streams import PAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDINARY_UID = 20001
-LIMIT = 20.0
+LIMIT = 60.0
 """Seconds that anything may take before a test gives up."""
 
 R = TypeVar("R", bound=msgspec.Struct)

@@ -567,6 +567,7 @@ def test_as_ordinary_user(tmp_path: Path) -> None:
         subprocess.run(["rm", "-rf", str(own)], check=True)
 
 
+@pytest.mark.alone
 def test_short_transactions_are_waited_for() -> None:
     """SQLite's journal is deleted with its transaction: a snapshot with one in it could be
     restored only until then."""

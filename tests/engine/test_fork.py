@@ -48,7 +48,7 @@ def test_fork_answers_on_its_own_connection_file(user: User) -> None:
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.long)])
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_many_at_once(user: User, count: int) -> None:
     """All are being built at the same time, and all answer."""
     with command_line(user) as cr, kernel(user) as one, ExitStack() as stack:

@@ -150,7 +150,7 @@ def check_unharmed(pid: int, children: list[psutil.Process]) -> None:
     assert workspaces(pid) <= 1
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("how", "threads"),
     [
@@ -232,7 +232,7 @@ def kill_at_random(directory: Path, times: int) -> None:
         assert [p for p in session_of(pid) if p != pid] == [] or not strays(pid)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_kernel_at_random_moments(tmp_path: Path) -> None:
     kill_at_random(tmp_path, 25)
 

@@ -58,12 +58,12 @@ def snapshot(cr: CommandLine, original: Kernel) -> str:
     return cr.checkpoint(original.pid)
 
 
-def pagers() -> list[psutil.Process]:
-    """The processes that bring pages: ours, in sessions of their own."""
+def pagers(snapshot: str) -> list[psutil.Process]:
+    """The processes that bring pages of a snapshot: ours, in sessions of their own."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "pid"])
-        if "--lazy" in (process.info["cmdline"] or [])
+        if {"--lazy", snapshot} <= set(process.info["cmdline"] or [])
         and os.getsid(process.pid) == process.pid
     ]
 
@@ -84,7 +84,7 @@ def test_everything_is_there(cr: CommandLine, original: Kernel, snapshot: str) -
         == f"(np.float64({24 * MIB - 1}.0), np.True_)"
     )
     assert original.value("zlib.crc32(b) == crc") == "True"
-    wait_until(lambda: not pagers(), "end of the pager")
+    wait_until(lambda: not pagers(snapshot), "end of the pager")
     assert original.value("a.sum() == total, zlib.crc32(b) == crc") == "(np.True_, True)"
     assert huge_bytes(pid) >= before // 2, "huge pages are small ones now"
 
@@ -103,7 +103,7 @@ def test_memory_that_moves_goes_or_is_inherited(
     )
     assert original.value("answer, zlib.crc32(b[:64 << 20]) == crc") == "(b'ok', True)"
     assert original.value("any(m[:16 << 20]), any(m[16 << 20:])") == "(False, True)"
-    wait_until(lambda: not pagers(), "end of the pager")
+    wait_until(lambda: not pagers(snapshot), "end of the pager")
 
 
 def test_a_dead_pager_is_a_clear_death(
@@ -111,9 +111,9 @@ def test_a_dead_pager_is_a_clear_death(
 ) -> None:
     # Without a new key the command returns at once, and most pages are still to come.
     pid, path = cr.fork(snapshot, "--lazy", "--keep-key")
-    for pager in pagers():
+    for pager in pagers(snapshot):
         os.kill(pager.pid, signal.SIGSTOP)
-    if not (stopped := pagers()):
+    if not (stopped := pagers(snapshot)):
         pytest.skip("all pages had come before the pager could be stopped")
     for pager in stopped:
         os.kill(pager.pid, signal.SIGKILL)

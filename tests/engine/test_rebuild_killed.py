@@ -137,7 +137,7 @@ def test_fork_at_every_stop(user: User, step: int) -> None:
         check_tree(pid, ask(process.pid, "state()"))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_fork_at_the_first_accesses(user: User) -> None:
     """A seed that is there, but not yet traced, must not stay either."""
     code = "import signal\n" + TREE.replace("{marker!r}", repr("accesses"))

@@ -386,7 +386,7 @@ def failures(frontend: Frontend, survivors: dict[str, Survivor]) -> list[str]:
     return found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_all_of_it(user: User) -> None:
     """Everything in one kernel, brought back as a fork and in place."""
     both = {what: one for what, one in SURVIVORS.items() if one.forks}
@@ -445,7 +445,7 @@ def test_long_cell_goes_on(user: User) -> None:
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(10, marks=pytest.mark.long)])
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_chains_lose_nothing(user: User, rounds: int) -> None:
     """A kernel that was restored is checkpointed, restored, and so on."""
     with command_line(user) as cr, kernel(user) as one:

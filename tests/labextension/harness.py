@@ -35,8 +35,8 @@ __all__ = [
 BUNDLE = ROOT / "jupyter_cr" / "labextension"
 CHROMIUM = Path("/usr/bin/chromium")
 
-START_LIMIT_MS = 60_000
-LIMIT_MS = 15_000
+START_LIMIT_MS = 120_000
+LIMIT_MS = 45_000
 expect.set_options(timeout=LIMIT_MS)
 IDLE = re.compile(r"\| \W?Idle")
 """What the status bar says of a kernel, perhaps with a mark (`test_translation.py`)."""

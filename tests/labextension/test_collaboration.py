@@ -21,7 +21,7 @@ pytest.importorskip(
     reason="jupyter-collaboration is not installed: pip install jupyter-collaboration",
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")

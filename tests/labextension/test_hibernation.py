@@ -17,7 +17,7 @@ from tests.labextension.harness import (
     kernel_toolbar_button,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(400)
 
 ASLEEP = "This kernel is hibernating: its state is kept in snapshot"
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.engine.harness import wait_until
 from tests.labextension.harness import Lab, LabServer, expect_enabled
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(400)
 
 BACK = re.compile("is back at|are back at")
 

@@ -9,7 +9,7 @@ from tests.conftest import a_user
 from tests.labextension.conftest import require_lab
 from tests.labextension.harness import lab
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_kernels_have_hibernated() -> None:

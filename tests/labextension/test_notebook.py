@@ -15,7 +15,7 @@ from tests.labextension.harness import (
     kernel_toolbar_button,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_notebook_7(jupyterlab: LabServer) -> None:

@@ -12,7 +12,7 @@ from tests.labextension.harness import LabServer, expect_enabled
 from tests.labextension.pretence import pretend_refused, show_many
 from tests.labextension.seen import violations
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(400)
 
 MANY = 5000
 PANEL = "#jupyter-cr-panel"

@@ -14,7 +14,7 @@ from tests.labextension.harness import Lab, LabServer, lab
 from tests.labextension.pretence import pretend_refused, show_many
 from tests.labextension.seen import violations
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(400)
 
 PANEL = "#jupyter-cr-panel"
 STATUS = ".jp-cr-Status"

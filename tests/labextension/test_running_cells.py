@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, expect
 
 from tests.labextension.harness import Lab, LabServer
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(400)
 
 STEPS = """
 import pathlib, sys, time

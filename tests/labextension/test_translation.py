@@ -14,7 +14,7 @@ from tests.labextension.conftest import require_lab
 from tests.labextension.harness import LabServer, lab
 from tests.labextension.pretence import pretend_refused, show_many
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(400)
 
 MARK = "‡"
 MARKED = {

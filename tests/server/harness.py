@@ -335,9 +335,20 @@ def notebook(*sources: str) -> dict[str, Any]:
     return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
+_PORTS = 100
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TAKEN = ("is not available", "Address already in use")
+
+
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """None of those that Linux gives to whoever asks for any (ip(7)): a kernel that starts
+    at the same moment might get it."""
+    least, most = 10_000, int(_EPHEMERAL.read_text().split()[0])
+    for _ in range(_PORTS):
+        port = least + secrets.randbelow(most - least)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError(f"no port from {least} to {most} is free")
 
 
 def start_server(
@@ -359,20 +370,36 @@ def start_server(
     for own in (root, config, log):
         os.chown(own, user.uid, user.uid)
     (config / "jupyter_server_config.json").write_text(json.dumps(_EXTENSION))
-    port = port or _free_port()
+    arguments = [
+        user.python,
+        *serve,
+        "--ServerApp.port_retries=0",
+        "--no-browser",
+        "--allow-root",
+        f"--ServerApp.root_dir={root}",
+        f"--IdentityProvider.token={TOKEN}",
+        *options,
+    ]
+    while True:
+        said = log.stat().st_size
+        server = _launch(user, arguments, port or _free_port(), root, log)
+        try:
+            wait_until(lambda: _answers(server), "the server answers")  # noqa: B023
+            return server
+        except BaseException as error:
+            server.process.kill()
+            server.process.wait()
+            text = log.read_bytes()[said:].decode(errors="replace")
+            if port or not isinstance(error, AssertionError) or not _is_taken(text):
+                raise
+
+
+def _launch(
+    user: User, arguments: Sequence[str], port: int, root: Path, log: Path
+) -> Server:
     with log.open("ab") as output:
         process = subprocess.Popen(
-            user.command(
-                user.python,
-                *serve,
-                f"--port={port}",
-                "--ServerApp.port_retries=0",
-                "--no-browser",
-                "--allow-root",
-                f"--ServerApp.root_dir={root}",
-                f"--IdentityProvider.token={TOKEN}",
-                *options,
-            ),
+            user.command(*arguments, f"--port={port}"),
             cwd=user.home,
             env=dict(user.environment),
             stdin=subprocess.DEVNULL,
@@ -380,21 +407,19 @@ def start_server(
             stderr=output,
             start_new_session=True,
         )
-    server = Server(user, port, process, root, log)
+    return Server(user, port, process, root, log)
 
-    def answers() -> bool:
-        assert process.poll() is None, log.read_text()[-3000:]
-        with suppress(OSError):
-            return server.fetch("GET", "api/status")[0] == 200
-        return False
 
-    try:
-        wait_until(answers, "the server answers")
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    return server
+def _answers(server: Server) -> bool:
+    assert server.process.poll() is None, server.log.read_text()[-3000:]
+    with suppress(OSError):
+        return server.fetch("GET", "api/status")[0] == 200
+    return False
+
+
+def _is_taken(text: str) -> bool:
+    """Whether a server says that somebody was quicker to take its port."""
+    return any(words in text for words in _TAKEN)
 
 
 @contextmanager

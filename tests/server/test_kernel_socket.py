@@ -31,13 +31,16 @@ KERNEL_ID = "5f0c2b1e-6f0a-4c8a-9b5e-0f8f2f9b7a11"
 # Sends its standard input to the socket once a line has come on it, and prints what it
 # gets. With a second argument, a child does it.
 PEER = """
-import socket, subprocess, sys
+import os, socket, subprocess, sys
 if len(sys.argv) > 2:
     command, python = sys.orig_argv[:-1], "/proc/self/exe"
     sys.exit(subprocess.run(command, executable=python).returncode)
 line = sys.stdin.buffer.readline()
 channel = socket.socket(socket.AF_UNIX)
-channel.connect(sys.argv[1])
+# The whole path may be longer than an address can be.
+directory, name = os.path.split(sys.argv[1])
+os.chdir(directory)
+channel.connect(name)
 channel.sendall(line)
 print("sent", flush=True)
 if sys.stdin.buffer.readline():
