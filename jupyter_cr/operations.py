@@ -43,7 +43,6 @@ from jupyter_cr.kernels.connection import (
 from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store, TwinLimits
 from jupyter_cr.store.places import AnyStore, open_store
-from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
 from jupyter_cr.store.snapshot import HIBERNATED, TIMELINE
 
 if TYPE_CHECKING:
@@ -84,7 +83,6 @@ __all__ = [
     "remove_snapshots",
     "rename_snapshot",
     "restore",
-    "retention_policy",
     "show_snapshot",
     "tag_snapshot",
     "trust_snapshot",
@@ -799,28 +797,6 @@ def twins_cost(*, store: Store | None = None) -> int:
         StorageError: the store is not a directory, or another user's.
     """
     return (store or Store()).twins_cost()
-
-
-def retention_policy() -> str:
-    """The one that is to be applied whenever a snapshot has been taken; empty if none."""
-    return os.environ.get(RETENTION_VARIABLE, "").strip()
-
-
-@contextmanager
-def within_policy() -> Iterator[None]:
-    """Where a snapshot is taken, and no server keeps house: at the end, what the policy of
-    the environment does not keep is removed.
-
-    Raises:
-        UsageError: it is not understood; nothing has been done yet.
-    """
-    if policy := retention_policy():
-        parse_policy(policy)
-    yield
-    if policy:
-        # The snapshot is there, whether or not others can go.
-        with suppress(ImageError, StorageError):
-            prune_snapshots(policy)
 
 
 def collect_garbage(

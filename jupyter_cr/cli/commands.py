@@ -557,7 +557,8 @@ def prune(policy: str | None, dry_run: bool, where: str, as_json: bool) -> None:
     keeps, with commas between them, is kept. So is what is in memory, in use, damaged, or
     hibernates.
     """
-    from jupyter_cr.operations import prune_snapshots, retention_policy
+    from jupyter_cr.operations import prune_snapshots
+    from jupyter_cr.store.keeping import retention_policy
     from jupyter_cr.store.places import open_store
 
     chosen = policy or retention_policy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,9 +20,9 @@ from jupyter_cr.operations import (
     checkpoint,
     push_snapshot,
     restore,
-    within_policy,
 )
 from jupyter_cr.store import Store
+from jupyter_cr.store.keeping import within_policy
 from jupyter_cr.store.snapshot import FOR_A_COMPARISON
 
 if TYPE_CHECKING:
