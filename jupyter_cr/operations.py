@@ -89,7 +89,6 @@ __all__ = [
     "twins_cost",
     "verify_snapshot",
     "verify_snapshots",
-    "within_policy",
 ]
 
 Progress = Callable[[str, float], None]

@@ -243,14 +243,6 @@ def show_older(root: Path, names: Sequence[str]) -> None:
             console.print(escape(line))
 
 
-def show_older(root: Path, names: Sequence[str]) -> None:
-    """That there are snapshots which cannot be read: beside the table, not in it."""
-    if names:
-        console = Console(highlight=False, soft_wrap=True, stderr=True)
-        for line in older_lines(root, names):
-            console.print(escape(line))
-
-
 def show_freed(freed: Freed) -> None:
     """How much room there is more."""
     out = console()

@@ -32,6 +32,7 @@ from jupyter_cr.kernels.connection import (
 from jupyter_cr.kernels.glue_client import renew_key, tell_kernel
 from jupyter_cr.kernels.lines import encode_line
 from jupyter_cr.store import Store
+from jupyter_cr.store.keeping import within_policy
 from jupyter_cr.store.snapshot import FOR_A_COMPARISON
 
 __all__ = ["main"]
@@ -82,9 +83,6 @@ def _run_engine(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint(request: HelperRequest) -> dict[str, Any]:
-    # Imported where needed: 50 ms.
-    from jupyter_cr.operations import within_policy
-
     arguments = {k: request.arguments.get(k) for k in ("name", "note", "warm")}
     with within_policy():
         return _run_engine(
