@@ -38,6 +38,7 @@ from jupyter_cr.kernels.engine_process import EngineProcess, Progress
 from jupyter_cr.kernels.glue_client import find_card, tell_kernel
 from jupyter_cr.kernels.provisioner import Revival, Running, SnapshotProvisioner
 from jupyter_cr.kernels.records import find_guardian
+from jupyter_cr.kernels.spare_engine import SpareEngine
 from jupyter_cr.server.answers import (
     CheckpointAnswer,
     ForkAnswer,
@@ -164,6 +165,7 @@ class SnapshotService:
         self._emit = emit
         self._housekeeping = housekeeping
         self._saving = Saving()
+        self._engines = SpareEngine()
         self._store = Store()
         self._locks: dict[str, asyncio.Lock] = {}
         self._positions: dict[str, str] = {}
@@ -233,7 +235,7 @@ class SnapshotService:
         await self._saving.wait_for(kernel_id)
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
-        async with EngineProcess() as engine:
+        async with self._engines.process() as engine:
             path, kind = await self._documents.of_kernel(kernel_id)
             content = await self._documents.read(path) if document and path else b""
             warnings = await tell_kernel(
@@ -471,7 +473,7 @@ class SnapshotService:
             CheckpointRestoreError: it cannot be brought back; its snapshot is kept.
         """
         kernel_id = header.kernel.kernel_id
-        async with self._alone(kernel_id), EngineProcess() as engine:
+        async with self._alone(kernel_id), self._engines.process() as engine:
             if (found := self._resumed.get(kernel_id)) and kernel_id in self._kernels:
                 # Somebody else has opened the same notebook meanwhile.
                 return found
@@ -520,7 +522,10 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
-        async with self._alone(kernel_id), EngineProcess() as engine:
+        # Where something is kept first, that has the spare one, and this one time to start.
+        is_first = not keep or kernel_id not in self._kernels
+        process = self._engines.process() if is_first else EngineProcess()
+        async with self._alone(kernel_id), process as engine:
             abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
                 kernel_id,
@@ -739,7 +744,7 @@ class SnapshotService:
                 would ask for another one, for ever.
             CheckpointRestoreError: it cannot be brought back here.
         """
-        async with EngineProcess() as engine:
+        async with self._engines.process() as engine:
             abandoned = None
             if asked_by is not None:
                 header = await self._header(snapshot)
@@ -999,12 +1004,13 @@ class SnapshotService:
     async def capabilities(self) -> dict[str, Any]:
         """What this machine and user permit: an
         `jupyter_cr.operations.CapabilitiesResult`, as a dict."""
-        async with EngineProcess() as engine:
+        async with self._engines.process() as engine:
             return await engine.run({"op": "check"}, dict[str, Any])
 
     async def stop(self) -> None:
         """The server stops: what is being written to disk is brought to its end."""
         await self._saving.stop()
+        await self._engines.stop()
 
     # Helpers
 
