@@ -325,9 +325,10 @@ def diff(before: str, after: str | None, variables: bool, as_json: bool) -> None
     if as_json:
         _print_json(found)
     else:
-        from jupyter_cr.cli.comparison import show_comparison
+        from jupyter_cr.cli.display import console
+        from jupyter_cr.glue.comparison import show_comparison
 
-        show_comparison(found)
+        show_comparison(found, console())
 
 
 @cr.command()

@@ -24,6 +24,7 @@ from jupyter_cr.operations import (
     within_policy,
 )
 from jupyter_cr.store import Store
+from jupyter_cr.store.snapshot import FOR_A_COMPARISON
 
 if TYPE_CHECKING:
     from jupyter_cr.comparing import Comparison
@@ -36,8 +37,6 @@ __all__ = [
     "push_taken",
     "restore_snapshot",
 ]
-
-FOR_A_COMPARISON = "for a comparison"
 
 
 class _Restored(msgspec.Struct):

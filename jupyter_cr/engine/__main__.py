@@ -4,7 +4,8 @@
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
 ``restore``, ``fork``, ``list``, ``show``, ``remove``, ``keep``, ``verify`` or ``check``,
-its other keys are that function's arguments in `jupyter_cr.operations`; or ``export`` or
+its other keys are that function's arguments in `jupyter_cr.operations`; or ``compare``, of
+`jupyter_cr.comparing`; or ``export`` or
 ``import``, of `jupyter_cr.bundles`, with ``fd``, a descriptor that it was given, for the
 stream. It may be started ahead: while it waits for the request, it has all that it needs.
 Lines of JSON come back on standard output, each with a ``type``: any number of ``progress``
@@ -170,6 +171,18 @@ class _Verify(_Request, frozen=True, tag="verify"):
         return operations.verify_snapshot(self.name, progress=progress)
 
 
+class _Compare(_Request, frozen=True, tag="compare"):
+    before: str
+    after: str
+    variables: bool = True
+
+    def run(self, progress: _Progress) -> object:
+        # Imported where needed: by few.
+        from jupyter_cr.comparing import compare_snapshots
+
+        return compare_snapshots(self.before, self.after, variables=self.variables)
+
+
 class _Check(_Request, frozen=True, tag="check"):
     def run(self, progress: _Progress) -> object:
         return operations.check_capabilities()
@@ -203,6 +216,7 @@ _AnyRequest = (
     | _Remove
     | _Keep
     | _Verify
+    | _Compare
     | _Check
     | _Export
     | _Import

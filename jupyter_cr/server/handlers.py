@@ -29,6 +29,7 @@ from jupyter_cr.server.answers import Query
 from jupyter_cr.server.carriage import Upload
 from jupyter_cr.server.requests import (
     OPERATIONS,
+    DiffSnapshotRequest,
     ForkSnapshotRequest,
     ImportRequest,
     UpdateRequest,
@@ -273,6 +274,17 @@ class ImportHandler(_Handler):
             self.tasks.call_off(self._task.id)
 
 
+class DiffSnapshotHandler(_Handler):
+    @_verb
+    async def post(self, name: str) -> None:
+        request = decode_body(self.request.body, DiffSnapshotRequest)
+
+        compare = functools.partial(
+            self.service.compare, name, request.after, variables=request.variables
+        )
+        self.begin("diff", lambda _: compare(), snapshot=name)
+
+
 class OperationHandler(_Handler):
     @_verb
     async def post(self, kernel_id: str, operation: str) -> None:
@@ -348,6 +360,7 @@ HANDLERS: list[tuple[str, type[APIHandler]]] = [
     (rf"/jupyter-cr/snapshots/{_NAME}/trust", TrustHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/bundle", BundleHandler),
     ("/jupyter-cr/import", ImportHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/diff", DiffSnapshotHandler),
     (rf"/jupyter-cr/kernels/{_KERNEL_ID}/{_OPERATION}", OperationHandler),
     ("/jupyter-cr/tasks", TasksHandler),
     (r"/jupyter-cr/tasks/(?P<task_id>\w+)", TaskHandler),

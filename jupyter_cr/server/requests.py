@@ -15,6 +15,8 @@ from jupyter_cr.server.service import SnapshotService
 __all__ = [
     "OPERATIONS",
     "CheckpointRequest",
+    "DiffRequest",
+    "DiffSnapshotRequest",
     "ForkRequest",
     "ForkSnapshotRequest",
     "HibernateRequest",
@@ -180,6 +182,39 @@ class UndoRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class DiffRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    """Two snapshots; or one, and the kernel as it is now."""
+
+    before: str
+    after: str | None = None
+    variables: bool = True
+
+    @property
+    def subject(self) -> str | None:
+        return self.before
+
+    async def run(
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
+    ) -> object:
+        if self.after is None:
+            return await service.compare_now(
+                kernel_id, self.before, variables=self.variables, progress=progress
+            )
+        return await service.compare(self.before, self.after, variables=self.variables)
+
+
+class DiffSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How another one differs from the snapshot that the address names."""
+
+    after: str
+    variables: bool = True
+
+
 class ForkSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the snapshot that the address names."""
 
@@ -210,6 +245,7 @@ OPERATIONS: Mapping[str, type[OperationRequest]] = {
     "restore": RestoreRequest,
     "fork": ForkRequest,
     "undo": UndoRequest,
+    "diff": DiffRequest,
 }
 
 T = TypeVar("T")

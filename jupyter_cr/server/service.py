@@ -25,6 +25,7 @@ from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
 from jupyter_cr.bundles import ImportResult
+from jupyter_cr.comparing import Comparison
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
@@ -53,7 +54,7 @@ from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.saving import Saving
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
-from jupyter_cr.store.snapshot import FOR_A_FORK
+from jupyter_cr.store.snapshot import FOR_A_COMPARISON, FOR_A_FORK
 
 __all__ = [
     "Basis",
@@ -819,6 +820,47 @@ class SnapshotService:
                 return await self._fork(engine, taken.name, path, document, progress)
             finally:
                 await self.delete([taken.name])
+
+    async def compare(
+        self, before: str, after: str, *, variables: bool = True
+    ) -> Comparison:
+        """How one snapshot differs from another.
+
+        Args:
+            variables: look at them, in forks that are thrown away.
+
+        Raises:
+            NoSuchSnapshot: there is none of one of the names.
+            CorruptImage: one is damaged.
+        """
+        request = {"before": before, "after": after, "variables": variables}
+        async with EngineProcess() as engine:
+            return await engine.run({"op": "compare", **request}, Comparison)
+
+    async def compare_now(
+        self,
+        kernel_id: str,
+        before: str,
+        *,
+        variables: bool = True,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """How a kernel differs, as it is now, from a snapshot. `Comparison.after` is
+        empty."""
+        await self.summary(before)
+        async with self._alone(kernel_id):
+            taken = await self._checkpoint(
+                kernel_id,
+                None,
+                warm=True,
+                automatic=FOR_A_COMPARISON,
+                progress=progress,
+            )
+        try:
+            found = await self.compare(before, taken.name, variables=variables)
+        finally:
+            await self.delete([taken.name])
+        return msgspec.structs.replace(found, after="")
 
     async def undo(
         self,

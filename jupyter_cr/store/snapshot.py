@@ -6,10 +6,21 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["FOR_A_FORK", "HIBERNATED", "Freed", "Pruned", "Snapshot", "State"]
+__all__ = [
+    "FOR_A_COMPARISON",
+    "FOR_A_FORK",
+    "HIBERNATED",
+    "Freed",
+    "Pruned",
+    "Snapshot",
+    "State",
+]
 
 HIBERNATED = "hibernated"
 """`Snapshot.automatic` of one whose tree was ended, to go on when it is restored."""
+
+FOR_A_COMPARISON = "for a comparison"
+"""`Snapshot.automatic` of one that goes as soon as it has been compared."""
 
 FOR_A_FORK = "for a fork"
 """The same of one that goes as soon as forks have been made of it."""

@@ -90,8 +90,13 @@ def read(server: Server, name: str) -> Reading:
         else:
             reply = front_end.reply(request)
             expected = "aborted" if source.startswith("%restore") else "ok"
+            if "--rollback" in source:
+                expected = "error"
             assert reply.status == expected, (source, reply.content)
             text = outputs(reply)
+            if expected == "error":
+                # For an instant, what comes behind a cell that raises is not run.
+                front_end.reply(front_end.send("kernel_info_request", {}))
         cells.append(Cell(source, request, text))
     has_died = {"dead", "restarting"} & set(front_end.states())
     assert bool(has_died) == any(KILLS in cell.source for cell in cells)
@@ -186,6 +191,32 @@ def test_hooks(server: Server) -> None:
     assert ast.literal_eval(fork.value("[dice.randrange(1000) for _ in range(4)]")) != after
     rows = fork.value("database.execute('select * from results').fetchall()")
     assert rows == "[(3.14,)]"
+
+
+def test_forks(server: Server) -> None:
+    reading = read(server, "forks.ipynb")
+    assert reading.printed("degrees = ") == ["best: True loss below 0.2: True"]
+    assert reading.printed("print(tried") == [
+        "[] False\ndegree 3 in the fork that has tried [3]"
+    ]
+    assert reading.printed("grid = ") == ["6 False"]
+    assert reading.printed("import os") == [
+        "4 0.25 NoneType\n0 None ZeroDivisionError\nslow None TimeoutError\n"
+        "crash None ForkFailed"
+    ]
+    assert reading.printed("%%fork\n") == ["left in the fork: 6"]
+    assert (
+        reading.printed("ideas = ")[0]
+        .splitlines()[1]
+        .startswith("(4, ['12', '7.5', '11', '8'])")
+    )
+    assert reading.printed("%%fork --adopt") == ["left: 4"]
+    here = reading.printed('print("here:"')
+    assert here == ["here: 8", "here: 4 True", "here: 4"]
+    told = " ".join(reading.cell("%diff").text.split())
+    assert "~ prices list (8) -> list (9)" in told
+    assert "+ extra ndarray (1000)" in told
+    assert reading.front_end.value("rows()") == "4"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
