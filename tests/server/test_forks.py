@@ -208,7 +208,7 @@ def test_a_cell_that_raises_is_rolled_back(
 
 def test_comparisons(server: Server, kernel_id: str, front_end: FrontEnd) -> None:
     """Over HTTP, and in a cell."""
-    front_end.run("y = [1]; %checkpoint one")
+    front_end.run("y = [1]\n%checkpoint one")
     front_end.run("x = 41; z = 'new'")
     front_end.run("%checkpoint two")
     found = server.do("snapshots/one/diff", after="two")

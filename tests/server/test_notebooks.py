@@ -193,6 +193,8 @@ def test_hooks(server: Server) -> None:
     assert rows == "[(3.14,)]"
 
 
+@pytest.mark.long
+@pytest.mark.timeout(180)
 def test_forks(server: Server) -> None:
     reading = read(server, "forks.ipynb")
     assert reading.printed("degrees = ") == ["best: True loss below 0.2: True"]
