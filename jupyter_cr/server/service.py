@@ -309,7 +309,7 @@ class SnapshotService:
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
         is_point = automatic == operations.TIMELINE
-        async with self.spare.take() as engine:
+        async with self.spare.process() as engine:
             path, kind = await self._documents.of_kernel(kernel_id)
             content = await self._documents.read(path) if document and path else b""
             warnings = await tell_kernel(
@@ -552,7 +552,7 @@ class SnapshotService:
             CheckpointRestoreError: it cannot be brought back; its snapshot is kept.
         """
         kernel_id = header.kernel.kernel_id
-        async with self._alone(kernel_id), EngineProcess() as engine:
+        async with self._alone(kernel_id), self.spare.process() as engine:
             if (found := self._resumed.get(kernel_id)) and kernel_id in self._kernels:
                 # Somebody else has opened the same notebook meanwhile.
                 return found
@@ -601,7 +601,10 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
-        async with self._alone(kernel_id), self.spare.take() as engine:
+        # Where something is kept first, that has the spare one, and this one time to start.
+        is_first = not keep or kernel_id not in self._kernels
+        process = self.spare.process() if is_first else EngineProcess()
+        async with self._alone(kernel_id), process as engine:
             abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
                 kernel_id,
@@ -908,7 +911,7 @@ class SnapshotService:
                 would ask for another one, for ever.
             CheckpointRestoreError: it cannot be brought back here.
         """
-        async with EngineProcess() as engine:
+        async with self.spare.process() as engine:
             abandoned = None
             if asked_by is not None:
                 header = await self._header(snapshot)
@@ -1235,12 +1238,13 @@ class SnapshotService:
     async def capabilities(self) -> dict[str, Any]:
         """What this machine and user permit: an
         `jupyter_cr.operations.CapabilitiesResult`, as a dict."""
-        async with EngineProcess() as engine:
+        async with self.spare.process() as engine:
             return await engine.run({"op": "check"}, dict[str, Any])
 
     async def stop(self) -> None:
         """The server stops: what is being written to disk is brought to its end."""
         await self._saving.stop()
+        await self.spare.stop()
 
     # Helpers
 
