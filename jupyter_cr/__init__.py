@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jupyter_cr.api import (
         checkpoint,
+        diff,
         fork,
         reseed_after,
         restore,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "checkpoint",
+    "diff",
     "fork",
     "load_ipython_extension",
     "on_checkpoint",
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 _PARTS = {
     "jupyter_cr.api": (
         "checkpoint",
+        "diff",
         "fork",
         "reseed_after",
         "restore",

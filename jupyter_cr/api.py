@@ -34,6 +34,7 @@ from jupyter_cr.glue.hooks import now_checkpointing
 from jupyter_cr.glue.whereabouts import Role
 
 if TYPE_CHECKING:
+    from jupyter_cr.glue.comparison import Differences
     from jupyter_cr.glue.forking.forks import Forks
     from jupyter_cr.store import Snapshot
 
@@ -44,6 +45,7 @@ __all__ = [
     "Role",
     "Snapshots",
     "checkpoint",
+    "diff",
     "fork",
     "reseed_after",
     "reseed_policy",
@@ -295,6 +297,32 @@ def timeline(is_on: bool) -> None:
             "No Jupyter server looks after this process.",
             "A timeline is for kernels that a server with jupyter-cr has started.",
         )
+
+
+def diff(before: str, after: str | None = None) -> Differences:
+    """How one snapshot differs from another: variables, the notebook, processes and files,
+    memory. Shown as text; its `comparison` has all that was found.
+
+    Args:
+        before: name of a snapshot.
+        after: of another one; None for what this process has now.
+
+    Raises:
+        NoSuchSnapshot: there is none of one of the names.
+        CheckpointRestoreError: this process cannot be looked at, as the message says.
+    """
+    # Imported where needed: the engine.
+    from jupyter_cr.comparing import Comparison
+    from jupyter_cr.glue.comparison import Differences
+
+    builtin.install()
+    answer = ask("diff", before=before, after=after)
+    if isinstance(answer, Copied):
+        raise TargetError(
+            "This is a copy of a process that had asked for a comparison.",
+            "Ask again.",
+        )
+    return Differences(msgspec.json.decode(answer, type=Comparison))
 
 
 class _Page(msgspec.Struct):

@@ -23,6 +23,7 @@ from jupyter_cr.store import Store
 from jupyter_cr.store.reader import StoredReader
 
 __all__ = [
+    "CellDifference",
     "Comparison",
     "DocumentDifference",
     "MemoryDifference",

@@ -1,7 +1,7 @@
 """Magics for IPython, in kernels and in terminals: ``%load_ext jupyter_cr``.
 
 ``%checkpoint``, ``%%checkpoint``, ``%snapshots``, ``%restore``, ``%fork``, ``%%fork``,
-``%undo``.
+``%undo``, ``%diff``.
 """
 
 # IPython's decorators have no types.
@@ -32,11 +32,12 @@ from jupyter_cr.glue.ipython import ShellGlue
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
+    from jupyter_cr.glue.comparison import Differences
     from jupyter_cr.glue.rollback import Rollback
 
 __all__ = ["CheckpointMagics", "load_ipython_extension", "unload_ipython_extension"]
 
-_NAMED = ("restore", "fork")
+_NAMED = ("restore", "fork", "diff")
 """Magics whose argument is a snapshot's name."""
 
 
@@ -188,6 +189,16 @@ class CheckpointMagics(Magics):
             return api.snapshots()
 
     @magic_arguments()
+    @argument("before", help="a snapshot's name")
+    @argument("after", nargs="?", help="another one's; what runs now, if there is none")
+    @line_magic
+    def diff(self, line: str) -> Differences:
+        """How one snapshot differs from another, or what runs now from a snapshot."""
+        arguments = parse_argstring(self.diff, line)
+        with _shown_plainly():
+            return api.diff(arguments.before, arguments.after)
+
+    @magic_arguments()
     @argument("name", help="of the snapshot")
     @argument("--discard", action="store_true", help="do not keep what runs now")
     @line_magic
@@ -288,7 +299,7 @@ def _unquoted(words: list[str]) -> str:
 
 @context_matcher(identifier="jupyter_cr.snapshot_names")
 def _match_names(context: CompletionContext) -> SimpleMatcherResult:
-    """Names of snapshots behind %restore and %fork."""
+    """Names of snapshots behind %restore, %fork and %diff."""
     words = context.text_until_cursor.lstrip().split(" ")
     names: list[str] = []
     if words[0].lstrip("%") in _NAMED and len(words) > 1:

@@ -31,6 +31,7 @@ from jupyter_cr.errors import (
 from jupyter_cr.image import Document, Header, KernelFacts, NotebookFacts, Outcome
 from jupyter_cr.image.records import ProcessOutcome
 from jupyter_cr.kernels.connection import (
+    PORTS,
     encode_connection,
     fork_connection,
     kernel_id_of,
@@ -42,7 +43,6 @@ from jupyter_cr.kernels.connection import (
 from jupyter_cr.kernels.target import Target, resolve_target
 from jupyter_cr.store import Freed, Pruned, Snapshot, State, Store, TwinLimits
 from jupyter_cr.store.places import AnyStore, open_store
-from jupyter_cr.store.retention import RETENTION_VARIABLE, parse_policy
 from jupyter_cr.store.snapshot import HIBERNATED, TIMELINE
 
 if TYPE_CHECKING:
@@ -83,14 +83,12 @@ __all__ = [
     "remove_snapshots",
     "rename_snapshot",
     "restore",
-    "retention_policy",
     "show_snapshot",
     "tag_snapshot",
     "trust_snapshot",
     "twins_cost",
     "verify_snapshot",
     "verify_snapshots",
-    "within_policy",
 ]
 
 Progress = Callable[[str, float], None]
@@ -611,13 +609,19 @@ def bring_fork(
     name: str,
     connection_file: Path | None = None,
     *,
+    replacing: int | None = None,
     lazy: bool = False,
     asked_within: bool = False,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Brought:
     """What `fork` does, in this process, whose child the supervisor becomes also where
-    it is lazy."""
+    it is lazy.
+
+    Args:
+        replacing: pid of the root of a fork that makes room: the new one has its ports,
+            and its `connection_file` stays as it is.
+    """
     store = store or Store()
     with ExitStack() as held:
         reader = held.enter_context(store.open(name))
@@ -632,21 +636,28 @@ def bring_fork(
         path = None
         if original is not None:
             path = (connection_file or new_connection_file()).absolute()
-        with _reserved(path, len(kernel.connection)):
+        ports = {}
+        if replacing is not None and path is not None and original is not None:
+            there = read_connection(path)
+            ports = {original[port]: there[port] for port in PORTS}
+        is_new = replacing is None
+        with _reserved(path if is_new else None, len(kernel.connection)):
             from jupyter_cr.engine.restore import restore_tree
 
             outcome = restore_tree(
                 reader,
                 mode="fork",
                 name=name,
-                ports={},
+                ports=ports,
+                replacing=replacing,
                 lazy=lazy,
                 asked_within=asked_within,
                 progress=progress,
             )
         if path is not None and original is not None:
-            content = encode_connection(fork_connection(original, outcome.ports))
-            write_connection(path, content, replace=True)
+            if is_new:
+                content = encode_connection(fork_connection(original, outcome.ports))
+                write_connection(path, content, replace=True)
             _move(store, kernel_id_of(path), name)
         _leave_to_pager(held, outcome)
     return Brought(_restore_result(name, outcome, path), outcome.pager)
@@ -785,28 +796,6 @@ def twins_cost(*, store: Store | None = None) -> int:
         StorageError: the store is not a directory, or another user's.
     """
     return (store or Store()).twins_cost()
-
-
-def retention_policy() -> str:
-    """The one that is to be applied whenever a snapshot has been taken; empty if none."""
-    return os.environ.get(RETENTION_VARIABLE, "").strip()
-
-
-@contextmanager
-def within_policy() -> Iterator[None]:
-    """Where a snapshot is taken, and no server keeps house: at the end, what the policy of
-    the environment does not keep is removed.
-
-    Raises:
-        UsageError: it is not understood; nothing has been done yet.
-    """
-    if policy := retention_policy():
-        parse_policy(policy)
-    yield
-    if policy:
-        # The snapshot is there, whether or not others can go.
-        with suppress(ImageError, StorageError):
-            prune_snapshots(policy)
 
 
 def collect_garbage(

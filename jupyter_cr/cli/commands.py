@@ -345,9 +345,10 @@ def diff(before: str, after: str | None, variables: bool, as_json: bool) -> None
     if as_json:
         _print_json(found)
     else:
-        from jupyter_cr.cli.comparison import show_comparison
+        from jupyter_cr.cli.display import console
+        from jupyter_cr.glue.comparison import show_comparison
 
-        show_comparison(found)
+        show_comparison(found, console())
 
 
 @cr.command()
@@ -556,7 +557,8 @@ def prune(policy: str | None, dry_run: bool, where: str, as_json: bool) -> None:
     keeps, with commas between them, is kept. So is what is in memory, in use, damaged, or
     hibernates.
     """
-    from jupyter_cr.operations import prune_snapshots, retention_policy
+    from jupyter_cr.operations import prune_snapshots
+    from jupyter_cr.store.keeping import retention_policy
     from jupyter_cr.store.places import open_store
 
     chosen = policy or retention_policy()

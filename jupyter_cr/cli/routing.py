@@ -21,9 +21,10 @@ from jupyter_cr.operations import (
     checkpoint,
     push_snapshot,
     restore,
-    within_policy,
 )
 from jupyter_cr.store import Store
+from jupyter_cr.store.keeping import within_policy
+from jupyter_cr.store.snapshot import FOR_A_COMPARISON
 
 if TYPE_CHECKING:
     from jupyter_cr.comparing import Comparison
@@ -37,8 +38,6 @@ __all__ = [
     "restore_snapshot",
     "switch_timeline",
 ]
-
-FOR_A_COMPARISON = "for a comparison"
 
 
 class _Restored(msgspec.Struct):

@@ -4,17 +4,17 @@
 
 One request, a line of JSON, is read from standard input; its ``op`` is ``checkpoint``,
 ``restore``, ``fork``, ``list``, ``show``, ``remove``, ``keep``, ``verify`` or ``check``,
-its other keys are that function's arguments in `jupyter_cr.operations`; or ``export`` or
-``import``, of `jupyter_cr.bundles`, with ``fd``, a descriptor that it was given, for the
-stream. It may be started ahead: while it waits for the request, it has all that it needs.
-Lines of JSON come back on standard output, each with a ``type``: any number of ``progress``
-(``phase``, ``fraction``), for a checkpoint with ``live`` in the request one ``live``
-(``result``, as it will be) when it can be restored, then one ``result`` (``result``) or
-``error`` (``error``, ``message``, ``hint``, ``exit_code``, ``http_status``). Then it takes
-the next request, if one comes, and ends with the input, or with the first error, whose exit
-status it has.
+its other keys are that function's arguments in `jupyter_cr.operations`; or ``compare``, of
+`jupyter_cr.comparing`; or ``export`` or ``import``, of `jupyter_cr.bundles`, with ``fd``, a
+descriptor that it was given, for the stream. It may be started ahead: while it waits for
+the request, it has all that it needs. Lines of JSON come back on standard output, each with
+a ``type``: any number of ``progress`` (``phase``, ``fraction``), for a checkpoint with
+``live`` in the request one ``live`` (``result``, as it will be) when it can be restored,
+then one ``result`` (``result``) or ``error`` (``error``, ``message``, ``hint``,
+``exit_code``, ``http_status``). Then it takes the next request, if one comes, and ends with
+the input, or with the first error, whose exit status it has.
 
-With ``stay`` (and, for a restore, ``replacing``, a pid), the process that has restored
+With ``stay`` (and maybe ``replacing``, a pid), the process that has restored
 or forked a tree closes its standard output behind the result, lives as long as the tree,
 and ends as its root ends: what a server wants of a child.
 
@@ -112,6 +112,7 @@ class _Restore(_Request, frozen=True, tag="restore"):
 class _Fork(_Request, frozen=True, tag="fork"):
     name: str
     connection_file: str | None = None
+    replacing: int | None = None
     lazy: bool = False
     asked_within: bool = False
     stay: bool = False
@@ -122,6 +123,7 @@ class _Fork(_Request, frozen=True, tag="fork"):
             return operations.bring_fork(
                 self.name,
                 path,
+                replacing=self.replacing,
                 lazy=self.lazy,
                 asked_within=self.asked_within,
                 progress=progress,
@@ -170,6 +172,18 @@ class _Verify(_Request, frozen=True, tag="verify"):
         return operations.verify_snapshot(self.name, progress=progress)
 
 
+class _Compare(_Request, frozen=True, tag="compare"):
+    before: str
+    after: str
+    variables: bool = True
+
+    def run(self, progress: _Progress) -> object:
+        # Imported where needed: by few.
+        from jupyter_cr.comparing import compare_snapshots
+
+        return compare_snapshots(self.before, self.after, variables=self.variables)
+
+
 class _Check(_Request, frozen=True, tag="check"):
     def run(self, progress: _Progress) -> object:
         return operations.check_capabilities()
@@ -203,6 +217,7 @@ _AnyRequest = (
     | _Remove
     | _Keep
     | _Verify
+    | _Compare
     | _Check
     | _Export
     | _Import

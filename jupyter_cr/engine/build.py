@@ -169,7 +169,11 @@ class Building:
                 rebuild_state.end_as_zombie(seeds[record.pid], record)
         for record in snapshot.living:
             rebuild_state.rebuild_process(seeds[record.pid], record, self.handover)
-        listeners = {p.address.port: made[p.id] for p in listening_ports(snapshot.files)}
+        now = self.rebuilding.ports
+        listeners = {
+            now.get(port.address.port, port.address.port): made[port.id]
+            for port in listening_ports(snapshot.files)
+        }
         return FrontEnds.expect(listeners, connected)
 
     def ready(self) -> None:

@@ -21,7 +21,15 @@ from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.status import read_status
 from jupyter_cr.tracer.proc.tasks import list_children, list_pids
 
-__all__ = ["ASKED_WITHIN", "SEED_NAME", "Identity", "find_tree", "hold", "identity_of"]
+__all__ = [
+    "ASKED_WITHIN",
+    "SEED_NAME",
+    "Identity",
+    "find_tree",
+    "hold",
+    "identity_of",
+    "identity_text",
+]
 
 SEED_NAME = "jupyter-cr"
 """argv[0] of the processes that hold a rebuilt tree; argv[1] is the identity,
@@ -43,10 +51,15 @@ class Identity(msgspec.Struct, frozen=True):
 def identity_of(tree: FrozenTree) -> Identity:
     """Of a frozen tree."""
     root = tree.processes[tree.root]
-    return Identity(_text_of(tree.root), root.inner_pid)
+    return Identity(identity_text(tree.root), root.inner_pid)
 
 
-def _text_of(pid: int) -> str:
+def identity_text(pid: int) -> str:
+    """The `Identity.text` of the tree whose root, as we see it, is `pid`.
+
+    Raises:
+        NoSuchProcess: there is none.
+    """
     ancestor = read_stat(pid).ppid
     while ancestor > 1:
         command = _command(ancestor)

@@ -49,6 +49,16 @@ class Predecessor:
             self.connected = connected_then(self.snapshot.files)
             return
         self.running = RunningTree(root)
+        self._look_at_files(self.running)
+        ports = self._ports()
+        if ports:
+            sockets = tcp_sockets(states=set(State) - {State.TIME_WAIT})
+            require_ports(self.snapshot.files, sockets, self.running.sockets, ports)
+            self.connected = count_front_ends(
+                sockets, set(ports.values()), self.running.sockets
+            )
+
+    def _look_at_files(self, running: RunningTree) -> None:
         outer = {
             f"pipe:[{record.ino}]": record.ino
             for _, record in self.rebuilding.records(pipe.Record)
@@ -58,17 +68,23 @@ class Predecessor:
             os.fsdecode(record.path)
             for _, record in self.rebuilding.records(inherited_log.Record)
         }
-        self.running.look_at_files({*outer, *logs}, self.rebuilding.stack)
-        held = self.running.held
+        running.look_at_files({*outer, *logs}, self.rebuilding.stack)
+        held = running.held
         self.rebuilding.held = {link: fd for link, fd in held.items() if link in logs}
         self.rebuilding.outer = {
             inode: held[link] for link, inode in outer.items() if link in held
         }
-        ports = {port.address.port for port in listening_ports(self.snapshot.files)}
-        if ports:
-            sockets = tcp_sockets(states=set(State) - {State.TIME_WAIT})
-            require_ports(self.snapshot.files, sockets, self.running.sockets)
-            self.connected = count_front_ends(sockets, ports, self.running.sockets)
+
+    def _ports(self) -> dict[int, int]:
+        """Where the tree listened -> where it is to listen now."""
+        recorded = {port.address.port for port in listening_ports(self.snapshot.files)}
+        if self.rebuilding.mode == "restore":
+            return {port: port for port in recorded}
+        return {
+            port: wanted
+            for port, wanted in self.rebuilding.ports.items()
+            if port in recorded
+        }
 
     def end(self) -> Connected:
         """End it; who was connected to it.

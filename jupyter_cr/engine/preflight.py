@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 
@@ -103,19 +103,27 @@ def _require(path: bytes, file_type: int, access: int | None) -> None:
 
 
 def require_ports(
-    files: Iterable[OpenFile], sockets: Iterable[TcpSocket], own: Collection[int]
+    files: Iterable[OpenFile],
+    sockets: Iterable[TcpSocket],
+    own: Collection[int],
+    ports: Mapping[int, int],
 ) -> None:
-    """Check that nobody else listens where the tree did.
+    """Check that nobody else listens where the tree is to.
 
     Args:
         files: of the snapshot.
         sockets: all of the network namespace.
         own: inodes of the sockets of the tree that will be replaced.
+        ports: recorded -> wanted.
 
     Raises:
         AddressTaken: names the port.
     """
-    wanted = {port.address.port: port.address for port in listening_ports(files)}
+    wanted = {
+        ports[port.address.port]: port.address
+        for port in listening_ports(files)
+        if port.address.port in ports
+    }
     for found in sockets:
         host, number = found.local
         if found.state != State.LISTEN or found.inode in own or number not in wanted:

@@ -1,6 +1,7 @@
 """Restore and fork: from a snapshot to a running tree.
 
-`restore` puts it in the place of the tree that runs now; `fork` beside it. Nothing is
+`restore` puts it in the place of the tree that runs now; `fork` beside it, or in the place
+of another fork. Nothing is
 ended before the snapshot has been found sound and the new tree has its memory.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import resource
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from jupyter_cr.engine.build import Building
 from jupyter_cr.engine.controlling_terminals import ControllingTerminals
 from jupyter_cr.engine.descriptors.base import Mode, Rebuilding
 from jupyter_cr.engine.front_ends import Connected
-from jupyter_cr.engine.identity import hold
+from jupyter_cr.engine.identity import Identity, hold, identity_text
 from jupyter_cr.engine.lazy import Pager
 from jupyter_cr.engine.parked import parked_contents
 from jupyter_cr.engine.predecessor import Predecessor
@@ -72,8 +74,9 @@ def restore_tree(
     Args:
         name: the snapshot's.
         ports: for a fork, ports that listeners are to have: recorded -> wanted.
-        replacing: for a restore, the root, as we see it, of the tree in whose place it is
-            to be; default: the one that the snapshot is of, if it runs.
+        replacing: the root, as we see it, of the tree in whose place it is to be. Default
+            for a restore: the one that the snapshot is of, if it runs. A fork in the place
+            of another one has its identity, and may have its ports.
         lazy: let it go on before all its pages are there, if they are on disk; see
             `RestoreOutcome.pager`.
         asked_within: a process of the tree has asked for it, and its copy may want to know
@@ -92,15 +95,27 @@ def restore_tree(
     _raise_file_limit()
     with ExitStack() as stack:
         check = None if lazy else stack.enter_context(PagesCheck(reader))
-        if mode == "restore":
-            stack.enter_context(hold(snapshot.identity))
+        in_place = mode == "restore" or replacing is not None
+        identity = snapshot.identity
+        if mode == "fork":
+            text = str(uuid.uuid4()) if replacing is None else identity_text(replacing)
+            identity = Identity(text, identity.root)
+        if in_place:
+            stack.enter_context(hold(identity))
         rebuilding = Rebuilding(mode, snapshot.files, ports=dict(ports or {}), stack=stack)
         warn = rebuilding.warnings.append
         handover = stack.enter_context(Handover())
         stack.enter_context(dead_threads_reaped())
         terminals = ControllingTerminals(rebuilding, handover)
         site = break_ground(
-            snapshot, mode, name, handover, warn, terminals, asked_within=asked_within
+            snapshot,
+            mode,
+            name,
+            handover,
+            warn,
+            terminals,
+            identity=identity.text,
+            asked_within=asked_within,
         )
         try:
             cold = {r.pid: r.layout for r in snapshot.living if r.layout}
@@ -121,14 +136,14 @@ def restore_tree(
                 pager,
                 parked,
                 lambda share: report("restore", share),
-                old.look if mode == "restore" else _nothing,
+                old.look if in_place else _nothing,
             )
             building.build_memory()
             if check is not None and cold and not parked:
                 check.result()
             stack.enter_context(_not_to_be_interrupted())
             report("swap", 0.0)
-            connected = old.end() if mode == "restore" else Connected()
+            connected = old.end() if in_place else Connected()
             front_ends = building.build_rest(connected)
             building.ready()
         except BaseException:

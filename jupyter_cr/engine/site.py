@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,9 +48,13 @@ def break_ground(
     warn: Callable[[str], None],
     terminals: ControllingTerminals,
     *,
+    identity: str,
     asked_within: bool = False,
 ) -> Site:
     """Make the namespaces and the processes, in the tree's order.
+
+    Args:
+        identity: that the tree is to have (`Identity.text`).
 
     Raises:
         RestoreError: this user may not have namespaces here.
@@ -65,7 +68,6 @@ def break_ground(
         for bounds in layout.occupied
     ]
     address = find_gap(occupied, spare_workspace_size(threads))
-    identity = snapshot.identity.text if mode == "restore" else str(uuid.uuid4())
     argv = [SEED_NAME, identity, name, mode, *([ASKED_WITHIN] if asked_within else [])]
     within = None if twin is None or is_outside(twin.pid) else twin.pid
     try:

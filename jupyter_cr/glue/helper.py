@@ -28,6 +28,7 @@ _OUTSIDE = {
     "fork": "fork {snapshot}",
     "undo": "restore NAME",
     "forks": "fork NAME",
+    "diff": "diff {before}",
 }
 """Commands for what cannot be done from within a rebuilt tree."""
 

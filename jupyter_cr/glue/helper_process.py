@@ -32,6 +32,8 @@ from jupyter_cr.kernels.connection import (
 from jupyter_cr.kernels.glue_client import renew_key, tell_kernel
 from jupyter_cr.kernels.lines import encode_line
 from jupyter_cr.store import Store
+from jupyter_cr.store.keeping import within_policy
+from jupyter_cr.store.snapshot import FOR_A_COMPARISON
 
 __all__ = ["main"]
 
@@ -81,9 +83,6 @@ def _run_engine(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint(request: HelperRequest) -> dict[str, Any]:
-    # Imported where needed: 50 ms.
-    from jupyter_cr.operations import within_policy
-
     arguments = {k: request.arguments.get(k) for k in ("name", "note", "warm")}
     with within_policy():
         return _run_engine(
@@ -152,6 +151,28 @@ def _fork(request: HelperRequest) -> dict[str, Any]:
     return {"snapshot": name, "kernel_id": "", "path": "", **result}
 
 
+def _diff(request: HelperRequest) -> dict[str, Any]:
+    before, after = request.arguments["before"], request.arguments.get("after")
+    if after is not None:
+        return _run_engine({"op": "compare", "before": before, "after": after})
+    name = Store().suggest_name(f"now-{before}")
+    _run_engine(
+        {
+            "op": "checkpoint",
+            "target": str(request.pid),
+            "connection_file": request.connection_file,
+            "name": name,
+            "warm": True,
+            "automatic": FOR_A_COMPARISON,
+        }
+    )
+    try:
+        found = _run_engine({"op": "compare", "before": before, "after": name})
+    finally:
+        Store().remove([name])
+    return {**found, "after": ""}
+
+
 def _renew_key(pid: int, path: Path, snapshot: str) -> None:
     connection, key = read_connection(path), secrets.token_hex(32)
     renewed = renew_key(
@@ -167,6 +188,7 @@ _OPERATIONS = {
     "restore": _restore,
     "undo": _undo,
     "fork": _fork,
+    "diff": _diff,
 }
 
 

@@ -61,6 +61,7 @@ class EngineProcess:
     ) -> None:
         self._is_standing = is_standing
         self._is_asked = False
+        self._is_busy = False
         self._reader: asyncio.StreamReader | None = None
         self._transport: asyncio.BaseTransport | None = None
         self._is_called_off = False
@@ -97,7 +98,13 @@ class EngineProcess:
     @property
     def is_ready(self) -> bool:
         """Whether it can be asked (again)."""
-        return (self._is_standing or not self._is_asked) and self.process.poll() is None
+        can_be = self._is_standing or not self._is_asked
+        return can_be and not self._is_busy and self.process.poll() is None
+
+    def retire(self) -> None:
+        """What it is at is its last."""
+        self._is_standing = False
+        self._hang_up()
 
     async def run(
         self,
@@ -118,7 +125,9 @@ class EngineProcess:
             CheckpointRestoreError: as the operation did.
             EngineError: the process died.
         """
-        self._is_asked = True
+        self._is_asked = self._is_busy = True
+        if request.get("stay"):
+            self._is_standing = False
         running = asyncio.ensure_future(self._run(request, result_type, progress, live))
         try:
             return await asyncio.shield(running)
@@ -145,9 +154,12 @@ class EngineProcess:
         try:
             result = await self._read_result(await self._answers(), progress, tell)
         except BaseException:
+            self._hang_up()
             await self._reap()
             self._close()
             raise
+        finally:
+            self._is_busy = False
         if not self._is_standing:
             self._close()
             if not request.get("stay"):
@@ -161,8 +173,12 @@ class EngineProcess:
             self.process.stdin.write(line)
             self.process.stdin.flush()
         if not self._is_standing:
-            with suppress(BrokenPipeError):
-                self.process.stdin.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
 
     async def _answers(self) -> asyncio.StreamReader:
         if self._reader is None:

@@ -105,7 +105,8 @@ async def _first(
     asking = [asyncio.ensure_future(_heard(listener))]
     if connection is not None:
         asking.append(asyncio.ensure_future(_asked(pid, connection, abandoned)))
-    until = time.monotonic() + _LIMIT_S
+    # Where it is not a kernel, nobody else will answer.
+    until = time.monotonic() + (_LIMIT_S if connection is not None else _IDLE_LIMIT_S / 2)
     failures: list[str] = []
     try:
         while asking and (left := until - time.monotonic()) > 0:

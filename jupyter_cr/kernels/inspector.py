@@ -300,7 +300,7 @@ def report(namespace, hidden=()):
         if isinstance(name, str)
         and not name.startswith("_")
         and name not in hidden
-        and not isinstance(value, types.ModuleType)
+        and not issubclass(type(value), types.ModuleType)
     )
     described = [
         describe(name, namespace[name], time.monotonic() > until)

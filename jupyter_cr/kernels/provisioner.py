@@ -299,6 +299,70 @@ class SnapshotProvisioner(LocalProvisioner):
                 self._exchanging = False
         return running
 
+    async def reset(
+        self,
+        engine: EngineProcess,
+        snapshot: str,
+        original: Connection,
+        *,
+        abandoned: tuple[str, ...] | None = None,
+        progress: Progress | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> Running:
+        """Put a new fork of a snapshot in the place of this kernel, which is one, too: on
+        its ports, with its key.
+
+        Args:
+            original: the connection in the snapshot.
+            abandoned: as `Revival.abandoned`.
+
+        Raises:
+            CheckpointRestoreError: as the engine did; this kernel goes on as it was.
+            RestoreError: the new one does not take the key.
+        """
+        path = os.path.abspath(self.parent.connection_file)
+        ours = read_connection(Path(path))
+
+        def report(phase: str, fraction: float) -> None:
+            if phase == "swap" and before is not None:
+                before()
+            if progress is not None:
+                progress(phase, fraction)
+
+        async with self._exchange:
+            self._exchanging = True
+            try:
+                request = {
+                    "op": "fork",
+                    "name": snapshot,
+                    "connection_file": path,
+                    "replacing": self.pid,
+                    "asked_within": abandoned is not None,
+                    "stay": True,
+                }
+                running = await engine.run(request, Running, report)
+                former = self.process
+                self._take_process(engine.process, running.pid)
+                if former is not None:
+                    await reap(former)
+                is_renewed = await renew_key(
+                    running.pid,
+                    {**ours, "key": original["key"]},
+                    ours["key"],
+                    snapshot=snapshot,
+                    connection_file=path,
+                    abandoned=abandoned or (),
+                )
+            finally:
+                self._exchanging = False
+        if not is_renewed and original["key"] != ours["key"]:
+            raise RestoreError(
+                f"Kernel {self.kernel_id} was put back to {snapshot}, but does not take "
+                "its session key: nobody can talk with it.",
+                "Restart it, and fork the snapshot into another notebook.",
+            )
+        return running
+
     async def poll(self) -> int | None:
         """None while the kernel lives. A restore in progress counts as life."""
         if self._exchanging:

@@ -29,6 +29,7 @@ from jupyter_cr.server.answers import Query
 from jupyter_cr.server.carriage import Upload
 from jupyter_cr.server.requests import (
     OPERATIONS,
+    DiffSnapshotRequest,
     ForkSnapshotRequest,
     ImportRequest,
     KeepRequest,
@@ -281,6 +282,17 @@ class ImportHandler(_Handler):
             self.tasks.call_off(self._task.id)
 
 
+class DiffSnapshotHandler(_Handler):
+    @_verb
+    async def post(self, name: str) -> None:
+        request = decode_body(self.request.body, DiffSnapshotRequest)
+
+        compare = functools.partial(
+            self.service.compare, name, request.after, variables=request.variables
+        )
+        self.begin("diff", lambda _: compare(), snapshot=name)
+
+
 class OperationHandler(_Handler):
     @_verb
     async def post(self, kernel_id: str, operation: str) -> None:
@@ -412,6 +424,7 @@ HANDLERS: list[tuple[str, type[APIHandler]]] = [
     (rf"/jupyter-cr/snapshots/{_NAME}/summary", SummaryHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/document", DocumentHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/fork", ForkSnapshotHandler),
+    (rf"/jupyter-cr/snapshots/{_NAME}/diff", DiffSnapshotHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/trust", TrustHandler),
     (rf"/jupyter-cr/snapshots/{_NAME}/bundle", BundleHandler),
     ("/jupyter-cr/import", ImportHandler),

@@ -15,12 +15,15 @@ from jupyter_cr.server.service import SnapshotService
 __all__ = [
     "OPERATIONS",
     "CheckpointRequest",
+    "DiffRequest",
+    "DiffSnapshotRequest",
     "ForkRequest",
     "ForkSnapshotRequest",
     "HibernateRequest",
     "ImportRequest",
     "KeepRequest",
     "OperationRequest",
+    "ResetRequest",
     "RestoreRequest",
     "TimelineRequest",
     "TravelRequest",
@@ -135,6 +138,35 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class ResetRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    """Without a snapshot, to the one that the kernel was forked from."""
+
+    snapshot: str = ""
+    keep: bool = True
+    document: bool = False
+
+    @property
+    def subject(self) -> str | None:
+        return self.snapshot or None
+
+    async def run(
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
+    ) -> object:
+        return await service.reset(
+            kernel_id,
+            self.snapshot,
+            keep=self.keep,
+            document=self.document,
+            asked_within=asked_within,
+            progress=progress,
+        )
+
+
 class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     """Of a snapshot; without one, of the kernel as it is now."""
 
@@ -181,6 +213,39 @@ class UndoRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
         return await service.undo(
             kernel_id, self.steps, asked_within=asked_within, progress=progress
         )
+
+
+class DiffRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    """Two snapshots; or one, and the kernel as it is now."""
+
+    before: str
+    after: str | None = None
+    variables: bool = True
+
+    @property
+    def subject(self) -> str | None:
+        return self.before
+
+    async def run(
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
+    ) -> object:
+        if self.after is None:
+            return await service.compare_now(
+                kernel_id, self.before, variables=self.variables, progress=progress
+            )
+        return await service.compare(self.before, self.after, variables=self.variables)
+
+
+class DiffSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How another one differs from the snapshot that the address names."""
+
+    after: str
+    variables: bool = True
 
 
 class ForkSnapshotRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -234,8 +299,10 @@ OPERATIONS: Mapping[str, type[OperationRequest]] = {
     "checkpoint": CheckpointRequest,
     "hibernate": HibernateRequest,
     "restore": RestoreRequest,
+    "reset": ResetRequest,
     "fork": ForkRequest,
     "undo": UndoRequest,
+    "diff": DiffRequest,
 }
 
 T = TypeVar("T")

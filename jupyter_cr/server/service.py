@@ -25,19 +25,23 @@ from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
 from jupyter_cr.bundles import ImportResult
+from jupyter_cr.comparing import Comparison
 from jupyter_cr.errors import (
     CheckpointRestoreError,
     NoSuchProcess,
     NoSuchSnapshot,
+    RestoreError,
     StorageError,
     TargetError,
     UsageError,
 )
 from jupyter_cr.image import Header, NotebookFacts, RunningRequest
+from jupyter_cr.kernels.connection import Connection, parse_connection
 from jupyter_cr.kernels.engine_process import EngineProcess, Progress
 from jupyter_cr.kernels.glue_client import find_card, tell_kernel
 from jupyter_cr.kernels.provisioner import Revival, Running, SnapshotProvisioner
 from jupyter_cr.kernels.records import find_guardian
+from jupyter_cr.kernels.spare_engine import SpareEngine
 from jupyter_cr.server.answers import (
     CheckpointAnswer,
     ForkAnswer,
@@ -50,11 +54,11 @@ from jupyter_cr.server.carriage import Upload, iter_bundle
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
+from jupyter_cr.server.origin import find_origin
 from jupyter_cr.server.saving import Saving
-from jupyter_cr.server.spare_engine import SpareEngine
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
-from jupyter_cr.store.snapshot import FOR_A_FORK
+from jupyter_cr.store.snapshot import FOR_A_COMPARISON, FOR_A_FORK
 
 __all__ = [
     "Basis",
@@ -151,9 +155,29 @@ class _Wanted(NamedTuple):
     progress: Progress | None
     abandoned: tuple[str, ...] | None = None
     """If the kernel has asked for it itself: requests that it is not to go on with."""
+    is_reset: bool = False
+    """The snapshot is another kernel's, whose fork this is."""
+
+    @property
+    def connection(self) -> Connection:
+        """That the snapshot's kernel had.
+
+        Raises:
+            RestoreError: it had none that can be read.
+        """
+        found = parse_connection(self.header.kernel.connection)
+        if found is None:
+            raise RestoreError(
+                f"The connection file in snapshot {self.snapshot} cannot be read.",
+                "Use another snapshot.",
+            )
+        return found
 
     @property
     def going_on(self) -> tuple[RunningRequest, ...]:
+        """Of the kernel's own front ends."""
+        if self.is_reset:
+            return ()
         return _going_on(self.header, self.abandoned)
 
 
@@ -182,6 +206,7 @@ class SnapshotService:
         self._emit = emit
         self._housekeeping = housekeeping
         self._saving = Saving()
+        self.spare = SpareEngine()
         self._store = Store()
         self._locks: dict[str, asyncio.Lock] = {}
         self._positions: dict[str, str] = {}
@@ -190,7 +215,6 @@ class SnapshotService:
         self._resumed: dict[str, RestoreAnswer] = {}
         """Kernel id -> how it was resumed, if it had hibernated."""
         self.watch: Watch | None = None
-        self.spare = SpareEngine()
 
     # Of kernels
 
@@ -287,7 +311,7 @@ class SnapshotService:
         provisioner = self._provisioner(kernel_id)
         manager = self._kernels.get_kernel(kernel_id)
         is_point = automatic == operations.TIMELINE
-        async with self.spare.take() as engine:
+        async with self.spare.process() as engine:
             path, kind = await self._documents.of_kernel(kernel_id)
             content = await self._documents.read(path) if document and path else b""
             warnings = await tell_kernel(
@@ -530,7 +554,7 @@ class SnapshotService:
             CheckpointRestoreError: it cannot be brought back; its snapshot is kept.
         """
         kernel_id = header.kernel.kernel_id
-        async with self._alone(kernel_id), EngineProcess() as engine:
+        async with self._alone(kernel_id), self.spare.process() as engine:
             if (found := self._resumed.get(kernel_id)) and kernel_id in self._kernels:
                 # Somebody else has opened the same notebook meanwhile.
                 return found
@@ -579,7 +603,10 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
-        async with self._alone(kernel_id), self.spare.take() as engine:
+        # Where something is kept first, that has the spare one, and this one time to start.
+        is_first = not keep or kernel_id not in self._kernels
+        process = self.spare.process() if is_first else EngineProcess()
+        async with self._alone(kernel_id), process as engine:
             abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
                 kernel_id,
@@ -601,6 +628,72 @@ class SnapshotService:
                     await self._documents.attach(
                         header.notebook.path, kernel_id, header.notebook.type
                     )
+            answer = await self._conclude(answer, header)
+        return answer
+
+    async def reset(
+        self,
+        kernel_id: str,
+        snapshot: str = "",
+        *,
+        keep: bool = True,
+        document: bool = False,
+        asked_within: bool = False,
+        progress: Progress | None = None,
+    ) -> RestoreAnswer:
+        """Bring a fork back to the snapshot that it was forked from, or to another
+        kernel's: in place, on its ports, with its key.
+
+        Args:
+            snapshot: which; empty for the one that it was forked from.
+            keep, document, asked_within: as `restore`. The snapshot's notebook goes where
+                the fork's is.
+
+        Raises:
+            NoSuchSnapshot: there is none, or the kernel was not forked.
+            UsageError: the snapshot is of no kernel.
+            CheckpointRestoreError: as `restore`.
+        """
+        self._provisioner(kernel_id)
+        if not snapshot:
+            snapshot = await asyncio.to_thread(find_origin, self._store, kernel_id)
+        if not snapshot:
+            raise NoSuchSnapshot(
+                f"Kernel {kernel_id} was not forked from a snapshot that there still is.",
+                "Name the snapshot that it is to go back to.",
+            )
+        header = await self._header(snapshot)
+        if header.kernel.kernel_id == kernel_id:
+            return await self.restore(
+                kernel_id,
+                snapshot,
+                keep=keep,
+                document=document,
+                asked_within=asked_within,
+                progress=progress,
+            )
+        if not header.kernel.connection:
+            raise UsageError(
+                f"Snapshot {snapshot} is not of a Jupyter kernel.",
+                "Name one that is: jupyter cr list shows all.",
+            )
+        require_provisioner(self._kernels, self._kernels.get_kernel(kernel_id).kernel_name)
+        async with self._alone(kernel_id), EngineProcess() as engine:
+            abandoned = await self._abandoned(kernel_id, header) if asked_within else None
+            wanted = _Wanted(
+                kernel_id,
+                snapshot,
+                header,
+                keep,
+                document,
+                lazy=False,
+                engine=engine,
+                progress=progress,
+                abandoned=abandoned,
+                is_reset=True,
+            )
+            with self._requests.held(kernel_id):
+                answer = await self._restore(wanted)
             answer = await self._conclude(answer, header)
         return answer
 
@@ -649,14 +742,17 @@ class SnapshotService:
                 raise
         finally:
             manager.start_restarter()
-        self._settle(kernel_id, wanted.header, asked_within=wanted.abandoned is not None)
+        notebook = wanted.header.notebook
+        if wanted.is_reset:
+            notebook = msgspec.structs.replace(notebook, running=())
+        self._settle(kernel_id, notebook, asked_within=wanted.abandoned is not None)
         return await self._restored(wanted, running, kept)
 
     def _settle(
-        self, kernel_id: str, header: Header, *, asked_within: bool = False
+        self, kernel_id: str, notebook: NotebookFacts, *, asked_within: bool = False
     ) -> bool:
         """A kernel goes on from a snapshot. Whether in the middle of a request."""
-        is_busy = self._requests.settle(kernel_id, header.notebook, abort_held=asked_within)
+        is_busy = self._requests.settle(kernel_id, notebook, abort_held=asked_within)
         self._kernels.get_kernel(kernel_id).execution_state = "busy" if is_busy else "idle"
         return is_busy
 
@@ -665,17 +761,24 @@ class SnapshotService:
     ) -> RestoreAnswer:
         """The kernel is back: its hooks, and its notebook."""
         manager = self._kernels.get_kernel(wanted.kernel_id)
-        warnings = await tell_kernel(
-            running.pid,
-            manager.get_connection_info(),
-            "restored",
-            wanted.snapshot,
-            kernel_id=wanted.kernel_id,
-            abandoned=wanted.abandoned or (),
-        )
-        path = ""
+        warnings: tuple[str, ...] = ()
+        path = wanted.header.notebook.path
+        if wanted.is_reset:
+            # It has been told with its key.
+            path, _ = await self._documents.of_kernel(wanted.kernel_id)
+        else:
+            warnings = await tell_kernel(
+                running.pid,
+                manager.get_connection_info(),
+                "restored",
+                wanted.snapshot,
+                kernel_id=wanted.kernel_id,
+                abandoned=wanted.abandoned or (),
+            )
         if wanted.document:
-            path = await self._bring_document(wanted.snapshot, wanted.header)
+            path = await self._bring_document(wanted.snapshot, path)
+        else:
+            path = ""
         return RestoreAnswer(
             kernel_id=wanted.kernel_id,
             snapshot=wanted.snapshot,
@@ -712,6 +815,16 @@ class SnapshotService:
         def before() -> None:
             self._requests.mark(wanted.kernel_id)
 
+        if wanted.is_reset:
+            assert isinstance(provisioner, SnapshotProvisioner)
+            return await provisioner.reset(
+                wanted.engine,
+                wanted.snapshot,
+                wanted.connection,
+                abandoned=wanted.abandoned,
+                progress=wanted.progress,
+                before=before,
+            )
         if isinstance(provisioner, SnapshotProvisioner):
             return await provisioner.replace(
                 wanted.engine,
@@ -772,7 +885,7 @@ class SnapshotService:
         manager = self._kernels.get_kernel(kernel_id)
         # Where the server has pending kernels, errors are there.
         await _ready(manager)
-        if self._settle(kernel_id, header):
+        if self._settle(kernel_id, header.notebook):
             ask_for_status(manager)
 
     async def fork(
@@ -800,7 +913,7 @@ class SnapshotService:
                 would ask for another one, for ever.
             CheckpointRestoreError: it cannot be brought back here.
         """
-        async with EngineProcess() as engine:
+        async with self.spare.process() as engine:
             abandoned = None
             if asked_by is not None:
                 header = await self._header(snapshot)
@@ -880,6 +993,47 @@ class SnapshotService:
                 return await self._fork(engine, taken.name, path, document, progress)
             finally:
                 await self.delete([taken.name])
+
+    async def compare(
+        self, before: str, after: str, *, variables: bool = True
+    ) -> Comparison:
+        """How one snapshot differs from another.
+
+        Args:
+            variables: look at them, in forks that are thrown away.
+
+        Raises:
+            NoSuchSnapshot: there is none of one of the names.
+            CorruptImage: one is damaged.
+        """
+        request = {"before": before, "after": after, "variables": variables}
+        async with EngineProcess() as engine:
+            return await engine.run({"op": "compare", **request}, Comparison)
+
+    async def compare_now(
+        self,
+        kernel_id: str,
+        before: str,
+        *,
+        variables: bool = True,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """How a kernel differs, as it is now, from a snapshot. `Comparison.after` is
+        empty."""
+        await self.summary(before)
+        async with self._alone(kernel_id):
+            taken = await self._checkpoint(
+                kernel_id,
+                None,
+                warm=True,
+                automatic=FOR_A_COMPARISON,
+                progress=progress,
+            )
+        try:
+            found = await self.compare(before, taken.name, variables=variables)
+        finally:
+            await self.delete([taken.name])
+        return msgspec.structs.replace(found, after="")
 
     async def undo(
         self,
@@ -1086,12 +1240,13 @@ class SnapshotService:
     async def capabilities(self) -> dict[str, Any]:
         """What this machine and user permit: an
         `jupyter_cr.operations.CapabilitiesResult`, as a dict."""
-        async with EngineProcess() as engine:
+        async with self.spare.process() as engine:
             return await engine.run({"op": "check"}, dict[str, Any])
 
     async def stop(self) -> None:
         """The server stops: what is being written to disk is brought to its end."""
         await self._saving.stop()
+        await self.spare.stop()
 
     # Helpers
 
@@ -1165,13 +1320,13 @@ class SnapshotService:
     async def _read_document(self, name: str) -> bytes:
         return await asyncio.to_thread(operations.read_document, name)
 
-    async def _bring_document(self, snapshot: str, header: Header) -> str:
-        """Write the notebook of a snapshot where it was; its path."""
+    async def _bring_document(self, snapshot: str, path: str) -> str:
+        """Write the notebook of a snapshot; its path, empty if there is none."""
         content = await self._read_document(snapshot)
-        if not content or not header.notebook.path:
+        if not content or not path:
             return ""
-        await self._documents.write(header.notebook.path, content)
-        return header.notebook.path
+        await self._documents.write(path, content)
+        return path
 
 
 async def _ready(manager: Any) -> None:

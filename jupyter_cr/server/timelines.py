@@ -286,7 +286,6 @@ class Timelines:
                 await asyncio.wait({task})
         for kernel_id in list(self._timelines):
             await self._switch_off(kernel_id)
-        await self._service.spare.stop()
         await asyncio.to_thread(self._store.close)
 
     # Helpers
@@ -324,8 +323,6 @@ class Timelines:
         with suppress(StorageError, ImageError):
             await asyncio.to_thread(self._remove, names)
         self._changed(kernel_id)
-        if not self._timelines:
-            await self._service.spare.stop()
 
     def _changed(self, kernel_id: str) -> None:
         """Tell, once for all that changes in one turn of the event loop."""

@@ -33,6 +33,7 @@ __all__ = [
     "delete_removed",
     "forget",
     "is_attended",
+    "is_lost",
 ]
 
 
@@ -148,6 +149,11 @@ def is_attended(directory: Path, entry: Entry) -> bool:
     if entry.state == "memory":
         return are_twins_alive(directory)
     return is_held(directory, by_reader=entry.state == "live")
+
+
+def is_lost(directory: Path, entry: Entry) -> bool:
+    """Whether a snapshot was in memory only, and is there no more."""
+    return entry.state == "memory" and not are_twins_alive(directory)
 
 
 def clean(catalogue: Catalogue, root: Path) -> Freed:

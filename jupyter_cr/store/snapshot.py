@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "FOR_A_COMPARISON",
     "FOR_A_FORK",
     "HIBERNATED",
     "TIMELINE",
@@ -22,6 +23,9 @@ HIBERNATED = "hibernated"
 TIMELINE = "timeline"
 """`Snapshot.automatic` of a point of a kernel's timeline, which is in memory only and goes
 by itself."""
+
+FOR_A_COMPARISON = "for a comparison"
+"""`Snapshot.automatic` of one that goes as soon as it has been compared."""
 
 FOR_A_FORK = "for a fork"
 """The same of one that goes as soon as forks have been made of it."""

@@ -16,7 +16,7 @@ from jupyter_cr.engine.streams import storage_errors
 from jupyter_cr.errors import NameTaken, NoSuchSnapshot, StorageError, StoreBusy
 from jupyter_cr.store import garbage, scan
 from jupyter_cr.store.catalogue import Catalogue
-from jupyter_cr.store.entry import ATTENDED, UNFINISHED, Entry, Stored, fingerprint, new_id
+from jupyter_cr.store.entry import UNFINISHED, Entry, Stored, fingerprint, new_id
 from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.lease import Lease, is_held
@@ -212,7 +212,11 @@ class Store:
         """
         check_name(name)
         self._clean_unattended()
-        if self._catalogue.read(lambda session: session.find(name)) is not None:
+        entry = self._catalogue.read(lambda session: session.find(name))
+        if entry is not None and garbage.is_lost(self._directory(entry.id), entry):
+            self.clean()
+            entry = None
+        if entry is not None:
             raise NameTaken(
                 f"There is a snapshot named {name} already.",
                 f"Choose another name, or remove it first: jupyter cr rm {name}",
@@ -318,6 +322,11 @@ class Store:
         if entry.state == "saving":
             raise _still_saved(entry)
         directory = self._directory(entry.id)
+        if garbage.is_lost(directory, entry):
+            raise NoSuchSnapshot(
+                f"Snapshot {name} was in memory only, and is gone: its twins have ended.",
+                "jupyter cr list shows what there is.",
+            )
         lease = Lease.read(directory)
         # Between the two, it may have been removed.
         now = self._catalogue.read(lambda session: session.get(entry.id))
@@ -523,9 +532,8 @@ class Store:
         return with_room(self.root, lambda: garbage.clean(self._catalogue, self.root))
 
     def _clean_unattended(self) -> None:
-        """What has no writer any more is no snapshot in the making, and what has no twins
-        any more none in memory: nobody is to see it."""
-        unfinished = self._catalogue.read(lambda s: s.in_state(*ATTENDED))
+        """What has no writer any more is no snapshot in the making: nobody is to see it."""
+        unfinished = self._catalogue.read(lambda s: s.in_state(*UNFINISHED))
         if garbage.are_unattended(self.root, unfinished):
             # Where nothing can be written, it is not shown.
             with suppress(StorageError):

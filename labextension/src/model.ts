@@ -5,6 +5,7 @@ import { type ISignal, Signal } from '@lumino/signaling';
 import { SnapshotClient, SnapshotError } from './api';
 import type {
   ICapabilities,
+  IPage,
   ISnapshot,
   ISnapshotDetails,
   ISnapshotEvent,
@@ -169,7 +170,13 @@ export class SnapshotModel implements IDisposable {
   async refresh(): Promise<void> {
     const number = ++this.refreshes;
     try {
-      const page = await this.client.list();
+      let page: IPage;
+      let heard: number;
+      do {
+        // An answer may be older than what an event has told meanwhile.
+        heard = this.heard;
+        page = await this.client.list();
+      } while (number === this.refreshes && heard !== this.heard);
       if (number === this.refreshes) {
         this.all = page.snapshots;
         this.positions = new Map(Object.entries(page.positions));
@@ -224,6 +231,9 @@ export class SnapshotModel implements IDisposable {
   }
 
   private async hear(event: ISnapshotEvent): Promise<void> {
+    if (event.action !== 'saving') {
+      this.heard++;
+    }
     this.happened.emit(event);
     if (this.isStale && event.action !== 'saving') {
       await this.refresh();
@@ -269,18 +279,26 @@ export class SnapshotModel implements IDisposable {
   private fetch(name: string): Promise<void> {
     let fetch = this.fetches.get(name);
     if (!fetch) {
-      fetch = this.ask(name).finally(() => this.fetches.delete(name));
+      const isWanted = () => this.fetches.get(name) === fetch;
+      fetch = this.ask(name, isWanted).finally(() => {
+        if (isWanted()) {
+          this.fetches.delete(name);
+        }
+      });
       this.fetches.set(name, fetch);
     }
     return fetch;
   }
 
-  private async ask(name: string): Promise<void> {
+  private async ask(name: string, isWanted: () => boolean): Promise<void> {
     if (!this.loaded) {
       return;
     }
     try {
       const found = await this.client.summary(name);
+      if (!isWanted()) {
+        return;
+      }
       const others = this.all.filter(snapshot => snapshot.name !== name);
       const place = others.findIndex(other => other.created <= found.created);
       others.splice(place < 0 ? others.length : place, 0, found);
@@ -319,6 +337,8 @@ export class SnapshotModel implements IDisposable {
     this.all = this.all.filter(snapshot => snapshot.name !== name);
     this.hidden.delete(name);
     this.known.delete(name);
+    // What is on its way is about one that is gone.
+    this.fetches.delete(name);
   }
 
   private onConnectionFailure(): void {
@@ -370,6 +390,8 @@ export class SnapshotModel implements IDisposable {
   private loaded = false;
   private isStale = false;
   private refreshes = 0;
+  /** How many events have told of a change. */
+  private heard = 0;
   private disposed = false;
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.benchmarks.browser import measure_browser
 from tests.benchmarks.catalogue import measure_catalogue
 from tests.benchmarks.figures import Figures
 from tests.benchmarks.kernel import ROOT
@@ -47,6 +48,7 @@ def main() -> int:
         measure_catalogue(bench)
         if not arguments.only or STORE in arguments.only:
             measure_stored(bench, quick=arguments.quick)
+            measure_browser(bench)
         for workload in _chosen(arguments.only, arguments.quick):
             measure_workload(bench, workload)
             measure_criu(bench, workload)

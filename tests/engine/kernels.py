@@ -170,6 +170,17 @@ class Frontend:
             raise CellError("\n".join(reply["content"]["traceback"])[-3000:])
         return "".join(printed).strip()
 
+    def settle(self) -> None:
+        """Wait until outputs arrive: a kernel that has just been restored waits for its
+        front ends, but not for long, and what it prints then, nobody hears."""
+
+        def heard() -> bool:
+            with suppress(TimeoutError):
+                return self.run("print('heard')", 2.0) == "heard"
+            return False
+
+        wait_until(heard, "outputs arrive")
+
     def do(self, code: str, limit: float = LIMIT) -> None:
         """Run a cell; only its reply is waited for.
 

@@ -209,6 +209,7 @@ def test_history_goes_on_in_sessions_of_its_own(user: User) -> None:
         original.do("get_ipython().history_manager.writeout_cache()")
         assert original.value(number) == first
         cr.restore(name)
+        original.settle()
         for _ in range(3):
             assert original.run("x") == ""
         assert original.run("get_ipython().history_manager.writeout_cache()") == ""

@@ -146,6 +146,7 @@ def test_the_command_in_a_kernel_that_it_has_restored(user: User) -> None:
     with magic_kernel(user) as (cr, original):
         name = cr.checkpoint(original.pid)
         cr.restore(name)
+        original.settle()
         code = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
         said = original.run(f"!{user.python} -c '{code}' restore {name} 2>&1")
         assert "finds no server that looks after it" in " ".join(said.split()), said

@@ -167,7 +167,7 @@ def test_from_somebody_else(themed: LabServer) -> None:
         window.is_idle("theirs-1.ipynb")
         assert window.run_cell("theirs-1.ipynb", 1) == "1"
         window.row("theirs-1").click(button="right")
-        expect(window.menu_item("Export…")).to_be_visible()
+        expect(window.menu_item("Export")).to_be_visible()
         expect(window.menu_item("Trust…")).to_be_hidden()
         window.page.keyboard.press("Escape")
 

@@ -16,7 +16,7 @@ import pytest
 from jupyter_cr.engine.identity import SEED_NAME
 from tests.conftest import User
 from tests.engine.harness import wait_until
-from tests.server.harness import FrontEnd, Server, jupyter_server
+from tests.server.harness import FrontEnd, Server, jupyter_server, notebook
 from tests.server.test_run_all import own_snapshots, statuses
 
 SWEEP = """
@@ -204,3 +204,45 @@ def test_a_cell_that_raises_is_rolled_back(
     server.do(f"kernels/{kernel_id}/restore", snapshot="before", keep=False)
     assert front_end.value("x") == "140"
     assert not list((server.user.home / "runtime").rglob("rollback-*"))
+
+
+def test_comparisons(server: Server, kernel_id: str, front_end: FrontEnd) -> None:
+    """Over HTTP, and in a cell."""
+    front_end.run("y = [1]\n%checkpoint one")
+    front_end.run("x = 41; z = 'new'")
+    front_end.run("%checkpoint two")
+    found = server.do("snapshots/one/diff", after="two")
+    differences = found["variables"]["differences"]
+    assert {d["name"]: d["change"] for d in differences} == {"x": "changed", "z": "added"}
+    assert (found["before"], found["after"]) == ("one", "two")
+    assert found["document"]["problem"]
+    front_end.run("del y")
+    found = server.do(f"kernels/{kernel_id}/diff", before="two")
+    (difference,) = found["variables"]["differences"]
+    assert (difference["name"], difference["change"]) == ("y", "removed")
+    assert found["after"] == ""
+    found = server.do("snapshots/one/diff", after="two", variables=False)
+    assert found["variables"]["problem"]
+    reply = front_end.reply(front_end.execute("%diff one"))
+    (shown,) = [m["content"] for m in reply.messages if m["msg_type"] == "execute_result"]
+    lines = [" ".join(line.split()) for line in shown["data"]["text/plain"].splitlines()]
+    assert "~ x int 40 -> 41" in lines
+    assert "- y list (1) [1]" in lines
+    assert own_snapshots(server) == ["two", "one"]
+    assert server.fail("snapshots/one/diff", after="none")["error"] == "NoSuchSnapshot"
+    wait_until(lambda: not keepers(server), "end of all that was looked at")
+
+
+def test_notebooks_are_compared(server: Server, kernel_id: str) -> None:
+    front_end = server.front_end(kernel_id)
+    for number, sources in enumerate([("x = 1", "y = 1"), ("x = 1", "y = 2", "z = 3")]):
+        model = {"type": "notebook", "content": notebook(*sources)}
+        assert server.fetch("PUT", "api/contents/forks.ipynb", model)[0] in (200, 201)
+        server.do(f"kernels/{kernel_id}/checkpoint", name=f"n{number}")
+    front_end.run("")
+    document = server.do("snapshots/n0/diff", after="n1")["document"]
+    cells = {cell["id"]: (cell["change"], cell["source"]) for cell in document["cells"]}
+    assert cells == {"cell-1": ("changed", "y = 2"), "cell-2": ("added", "z = 3")}
+    (changed, _) = document["cells"]
+    assert changed["diff"] == ["- y = 1", "+ y = 2"]
+    assert "y = 2" in document["text"]

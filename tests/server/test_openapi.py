@@ -12,8 +12,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from jupyter_cr import bundles, errors, image, operations, store
+from jupyter_cr import bundles, comparing, errors, image, operations, store
 from jupyter_cr.engine import describe
+from jupyter_cr.kernels.inspection import Variable
 from jupyter_cr.server import (
     answers,
     handlers,
@@ -31,6 +32,14 @@ SCHEMAS: dict[str, Any] = OPENAPI["components"]["schemas"]
 ANSWERS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
+        Variable,
+        comparing.CellDifference,
+        comparing.Comparison,
+        comparing.DocumentDifference,
+        comparing.MemoryDifference,
+        comparing.ProcessDifference,
+        comparing.VariableDifference,
+        comparing.VariablesDifference,
         Capability,
         bundles.ImportResult,
         describe.DescriptorDescription,
@@ -66,6 +75,7 @@ REQUESTS: dict[str, type[msgspec.Struct]] = {
     cls.__name__: cls
     for cls in (
         *requests.OPERATIONS.values(),
+        requests.DiffSnapshotRequest,
         requests.ForkSnapshotRequest,
         requests.KeepRequest,
         requests.TimelineRequest,

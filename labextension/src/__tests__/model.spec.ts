@@ -121,6 +121,36 @@ describe('SnapshotModel', () => {
     expect(server.asked.length).toBe(before);
   });
 
+  it('does not believe an answer that is older than an event', async () => {
+    const answer = server.answer;
+    const before = [...there];
+    server.answer = () => {
+      server.answer = answer;
+      there.splice(1, 1);
+      server.emit({ action: 'deleted', snapshot: 'two' });
+      return [200, { snapshots: before, total: 3, positions: {} }];
+    };
+    await model.refresh();
+    expect(names()).toEqual(['kept', 'one']);
+  });
+
+  it('does not bring back what is deleted while it is asked for', async () => {
+    const answer = server.answer;
+    const two = there[1];
+    server.answer = () => {
+      server.answer = answer;
+      there.splice(1, 1);
+      server.emit({ action: 'deleted', snapshot: 'two' });
+      return [200, two];
+    };
+    server.emit({ action: 'updated', snapshot: 'two' });
+    server.emit({ action: 'updated', snapshot: 'kept' });
+    there[0] = { ...there[0], note: 'noted' };
+    await changed(model, () => model.get('kept')?.note === 'noted');
+    await Promise.resolve();
+    expect(names()).toEqual(['kept', 'one']);
+  });
+
   it('hides what is about to be deleted', () => {
     model.hide(['one', 'two']);
     expect(names()).toEqual(['kept']);

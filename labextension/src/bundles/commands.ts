@@ -42,7 +42,7 @@ export function addBundleCommands(parts: {
 
   commands.addCommand(BundleCommandIDs.exportOne, {
     label: args =>
-      args.isContext ? trans.__('Export…') : trans.__('Export Snapshot…'),
+      args.isContext ? trans.__('Export') : trans.__('Export Snapshot…'),
     caption: trans.__('Save a snapshot as one file, to be carried elsewhere'),
     icon: downloadIcon,
     isEnabled: args => {

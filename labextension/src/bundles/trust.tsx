@@ -39,6 +39,8 @@ export class Trust {
           <Meaning trans={trans} />
         </div>
       ),
+      // Whoever presses Enter has not read it.
+      defaultButton: 0,
       buttons: [
         Dialog.cancelButton(),
         Dialog.warnButton({ label: then || trans.__('Trust') })
@@ -76,6 +78,7 @@ export class Trust {
           )}
         </div>
       ),
+      defaultButton: 0,
       buttons: found.trusted
         ? [Dialog.okButton({ label: trans.__('Close') })]
         : [
@@ -111,7 +114,9 @@ function Origin(props: {
     <p>
       {signer ? (
         <>
-          {trans.__('It was exported by somebody whom you have not named yet:')}{' '}
+          {trans.__(
+            'It was exported by somebody whose key is not among those that you trust:'
+          )}{' '}
           <code title={signer}>{signer.slice(0, KEY_LENGTH)}…</code>
         </>
       ) : (

@@ -1,13 +1,15 @@
-"""How two snapshots differ, for people."""
+"""How two snapshots differ, for people: in a terminal, and in a notebook."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import StringIO
 
+from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from jupyter_cr.cli.display import console, size
 from jupyter_cr.comparing import (
     Comparison,
     DocumentDifference,
@@ -20,7 +22,9 @@ from jupyter_cr.comparing import (
 )
 from jupyter_cr.kernels.inspection import Variable
 
-__all__ = ["show_comparison"]
+__all__ = ["Differences", "show_comparison"]
+
+_WIDTH = 120
 
 _MARKS = {
     "added": "[green]+[/]",
@@ -30,9 +34,25 @@ _MARKS = {
 }
 
 
-def show_comparison(found: Comparison) -> None:
+class Differences:
+    """What `jupyter_cr.diff` gives: shown as text.
+
+    Attributes:
+        comparison: all that was found.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+
+    def __repr__(self) -> str:
+        file = StringIO()
+        out = Console(file=file, width=_WIDTH, color_system=None, force_jupyter=False)
+        show_comparison(self.comparison, out)
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def show_comparison(found: Comparison, out: Console) -> None:
     """Whatever differs, most wanted first; a line for each thing that does not."""
-    out = console()
     after = found.after or "what runs now"
     out.print(f"[bold]{escape(found.before)}[/] -> [bold]{escape(after)}[/]")
     for line in (
@@ -129,6 +149,6 @@ def _memory(found: MemoryDifference) -> Iterator[str]:
         yield f"[bold]memory[/]: {escape(found.problem)}"
         return
     yield (
-        f"[bold]memory[/]: {size(found.changed)} changed, {size(found.added)} added, "
-        f"{size(found.removed)} removed, {size(found.same)} the same"
+        f"[bold]memory[/]: {decimal(found.changed)} changed, {decimal(found.added)} added, "
+        f"{decimal(found.removed)} removed, {decimal(found.same)} the same"
     )

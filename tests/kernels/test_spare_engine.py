@@ -1,0 +1,131 @@
+"""An engine's process that is there before it is needed, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from jupyter_cr.errors import NoSuchSnapshot
+from jupyter_cr.kernels.spare_engine import SpareEngine
+from tests.engine.harness import LIMIT
+
+NEVER = 3600.0
+
+
+def engines() -> set[int]:
+    """Pids of our children that are engines."""
+    return {
+        child.pid
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE
+        and child.cmdline()[-2:] == ["-m", "jupyter_cr.engine"]
+    }
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def ask(spare: SpareEngine) -> int:
+    """The pid of the process that has listed the snapshots."""
+    async with spare.process() as engine:
+        assert await engine.run({"op": "list"}, list[Any]) == []
+        return engine.process.pid
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(main(), LIMIT)
+
+    before = engines()
+    asyncio.run(limited())
+    assert engines() == before
+
+
+def test_one_is_there_for_the_next_operation() -> None:
+    async def main() -> None:
+        spare = SpareEngine(rest_s=0.0, keep_s=NEVER)
+        assert engines() == set()
+        first = await ask(spare)
+        assert engines() == {first}
+        assert await ask(spare) == first
+        async with spare.process():
+            """Not asked for anything, after all."""
+        assert engines() == {first}
+        await spare.stop()
+        await ask(spare)
+        await asyncio.sleep(0.05)
+        assert engines() == set()
+
+    run(main)
+
+
+def test_two_at_once() -> None:
+    async def main() -> None:
+        spare = SpareEngine(rest_s=0.0, keep_s=NEVER)
+        pids = await asyncio.gather(*(ask(spare) for _ in range(3)))
+        assert len(set(pids)) == 3
+        await until(lambda: len(engines()) == 1)
+        await spare.stop()
+
+    run(main)
+
+
+def test_it_is_not_kept_for_ever() -> None:
+    async def main() -> None:
+        spare = SpareEngine(rest_s=0.0, keep_s=0.3)
+        await ask(spare)
+        await until(lambda: len(engines()) == 1)
+        await until(lambda: engines() == set())
+        await ask(spare)
+        await until(lambda: len(engines()) == 1)
+        await spare.stop()
+
+    run(main)
+
+
+def test_one_that_was_killed_meanwhile() -> None:
+    async def main() -> None:
+        spare = SpareEngine(rest_s=0.0, keep_s=NEVER)
+        await ask(spare)
+        await until(lambda: len(engines()) == 1)
+        (pid,) = engines()
+        psutil.Process(pid).kill()
+        await until(lambda: engines() == set())
+        assert await ask(spare) != pid
+        await spare.stop()
+
+    run(main)
+
+
+def test_one_that_becomes_a_waiter() -> None:
+    """It is asked for something to stay with, and for nothing else."""
+
+    async def main() -> None:
+        spare = SpareEngine(rest_s=0.0, keep_s=NEVER)
+        async with spare.process() as engine:
+            request = {"op": "restore", "name": "none", "stay": True}
+            with pytest.raises(NoSuchSnapshot):
+                await engine.run(request, dict[str, Any])
+        assert not engine.is_ready
+        await until(lambda: len(engines()) == 1)
+        await spare.stop()
+
+    run(main)
+
+
+def test_after_an_operation_that_fails() -> None:
+    async def main() -> None:
+        spare = SpareEngine(rest_s=0.0, keep_s=NEVER)
+        with pytest.raises(NoSuchSnapshot):
+            async with spare.process() as engine:
+                await engine.run({"op": "show", "name": "none"}, dict[str, Any])
+        await until(lambda: len(engines()) == 1)
+        await spare.stop()
+
+    run(main)
