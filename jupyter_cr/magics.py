@@ -104,8 +104,13 @@ class CheckpointMagics(Magics):
         forked: the cell is run in the original only.
         """
         arguments = parse_argstring(self.checkpoint, line)
-        if arguments.auto is not None and cell is None:
+        if arguments.auto is not None:
             with _shown_plainly():
+                if cell is not None:
+                    raise UsageError(
+                        "--auto is for all cells from now on, and not for one.",
+                        f"In a line of its own: %checkpoint --auto {arguments.auto}",
+                    )
                 api.timeline(arguments.auto == "on")
             return None
         if arguments.rollback and cell is None:

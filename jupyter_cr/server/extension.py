@@ -217,7 +217,7 @@ class SnapshotExtension(ExtensionApp):
             await adopt_kernels(
                 self._kernels, self._documents, serverapp.root_dir, self.log
             )
-        await self._timelines.start()
+        await self._timelines.start(self._housekeeping.claimed)
 
     async def stop_extension(self) -> None:
         """Called when the server stops, however far it had come; before its kernels are

@@ -51,6 +51,8 @@ class Housekeeping:
         self._store = Store()
         self._own: set[str] = set()
         """Ids of snapshots whose twins are to end with this server."""
+        self.claimed: frozenset[str] = frozenset()
+        """Those of them whose own was killed."""
         self._watch: asyncio.Task[None] | None = None
 
     def _understood(self, retention: str) -> str:
@@ -71,7 +73,7 @@ class Housekeeping:
             self._log.warning(" ".join(older_lines(self._store.root, older)))
         with suppress(StorageError):
             if not self._survive:
-                claimed = await asyncio.to_thread(self._store.claim_twins)
+                self.claimed = claimed = await asyncio.to_thread(self._store.claim_twins)
                 self._own |= claimed
                 if claimed:
                     self._log.info(
@@ -92,6 +94,11 @@ class Housekeeping:
             with suppress(ImageError, StorageError):
                 await asyncio.to_thread(self._store.forget_memory, self._own)
         await asyncio.to_thread(self._store.close)
+
+    async def after_point(self, snapshot: str) -> None:
+        """A point of a timeline has been taken, which ends with this server in any case."""
+        with suppress(ImageError, StorageError):
+            self._own.add(await asyncio.to_thread(self._store.keep_twins, snapshot))
 
     async def after(self, snapshot: str, *, has_twins: bool) -> None:
         """A snapshot has been taken. That is so whether or not others can go."""

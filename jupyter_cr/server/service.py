@@ -280,7 +280,7 @@ class SnapshotService:
                 told.close()
 
         async with self._alone(kernel_id):
-            return await self._checkpoint(
+            answer = await self._checkpoint(
                 kernel_id,
                 name,
                 memory_only=True,
@@ -288,6 +288,8 @@ class SnapshotService:
                 automatic=operations.TIMELINE,
                 progress=report,
             )
+        await self._housekeeping.after_point(name)
+        return answer
 
     async def _checkpoint(
         self,

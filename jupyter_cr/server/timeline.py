@@ -356,7 +356,8 @@ class Timeline:
         try:
             async with self.lock:
                 await self._is_settled()
-                if self.is_on and not self.gate.is_busy and self._needs_point:
+                is_there = self.is_on and self.kernel_id in self._kernels
+                if is_there and not self.gate.is_busy and self._needs_point:
                     await self._take_now()
                     self.problem = self.hint = ""
         except CheckpointRestoreError as error:

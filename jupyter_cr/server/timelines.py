@@ -21,7 +21,6 @@ from jupyter_cr.errors import (
     UsageError,
 )
 from jupyter_cr.image.record_file import write_whole
-from jupyter_cr.kernels.records import find_guardian
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.pending import FrontEndRequests
 from jupyter_cr.server.points import Way
@@ -41,6 +40,7 @@ _CHOICES = "timelines.json"
 """Beside the snapshots: path of a notebook -> whether it has a timeline."""
 _MEASURE_S = 5.0
 """How long a measurement holds: one reads the page tables of all twins."""
+_INTERVAL_S = 30.0
 _GONE_S = 600.0
 """How long points are kept of a kernel that is gone."""
 
@@ -84,6 +84,7 @@ class Timelines:
         self._announced: set[str] = set()
         self._gone: dict[str, float] = {}
         self._thinning: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._falling_asleep: asyncio.Task[None] | None = None
         self._measured = 0.0
         service.watch = self
@@ -250,25 +251,39 @@ class Timelines:
 
     # Begin and end
 
-    async def start(self) -> None:
-        """Remove points that a server has left behind that was killed: nobody knows what
-        led to them."""
-        with suppress(StorageError, ImageError):
-            left = await asyncio.to_thread(self._left_behind)
-            await asyncio.to_thread(self._remove, left)
+    async def start(self, left: Collection[str]) -> None:
+        """The server runs.
 
-    def _left_behind(self) -> list[str]:
+        Args:
+            left: ids of snapshots of a server that was killed. Those of them that are
+                points go, and so do others of kernels that were taken over from it: nobody
+                knows what has led to them.
+        """
+        with suppress(StorageError, ImageError):
+            if left or len(self._kernels):
+                await asyncio.to_thread(lambda: self._remove(self._points_of(left)))
+        self._watch = asyncio.ensure_future(self._look_now_and_then())
+
+    def _points_of(self, ids: Collection[str]) -> list[str]:
         return [
             snapshot.name
             for snapshot in self._store.list()
-            if snapshot.is_point and find_guardian(snapshot.kernel_id) is None
+            if snapshot.is_point
+            and (snapshot.id in ids or snapshot.kernel_id in self._kernels)
         ]
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL_S)
+            if self._timelines:
+                self._thin_soon()
 
     async def stop(self) -> None:
         """The server stops; so do its kernels, and there is nothing to go back to."""
-        if self._thinning is not None:
-            self._thinning.cancel()
-            await asyncio.wait({self._thinning})
+        for task in (self._watch, self._thinning):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         for kernel_id in list(self._timelines):
             await self._switch_off(kernel_id)
         await asyncio.to_thread(self._store.close)

@@ -144,3 +144,18 @@ def test_launcher(themed: LabServer) -> None:
         expect(window.toast("is back at “card-1”")).to_be_visible()
         window.is_idle("card.ipynb")
         assert window.run_cell("card.ipynb", 1) == "1"
+
+
+def test_timeline(themed: LabServer) -> None:
+    """The slider above the notebook, and the marks in the gutter."""
+    with themed.open("timeline.ipynb", "x = 1", "x = 2") as window:
+        window.choose("Kernel", "Snapshot Before Each Run")
+        bar = window.notebook("timeline.ipynb").locator(".jp-cr-Timeline")
+        expect(bar).to_contain_text("Beginning")
+        assert violations(window.page, ".jp-cr-Timeline:not(.lm-mod-hidden)") == []
+        window.run_cell("timeline.ipynb", 0)
+        expect(bar).to_contain_text("x = 1")
+        mark = window.cell("timeline.ipynb", 0).locator(".jp-cr-Mark")
+        expect(mark).to_be_visible()
+        assert violations(window.page, ".jp-cr-Timeline:not(.lm-mod-hidden)") == []
+        assert violations(window.page, ".jp-cr-Mark") == []

@@ -157,3 +157,24 @@ def test_elsewhere(marked: LabServer) -> None:
         assert (card.get_attribute("title") or "").startswith(MARK)
         section = page.locator(".jp-Launcher-section", has=card)
         expect(section.locator("h2")).to_have_text(f"{MARK}Hibernating Kernels")
+
+
+def test_timeline(marked: LabServer) -> None:
+    """The slider, the marks, and what is said when a run is undone."""
+    with marked.open("words-2.ipynb", "x = 1") as window:
+        page = window.page
+        window.notebook("words-2.ipynb").locator(
+            '[data-jp-item-name="kernel-timeline"] >> css=jp-button, button'
+        ).first.click()
+        bar = window.notebook("words-2.ipynb").locator(".jp-cr-Timeline")
+        expect(bar.get_by_role("slider")).to_have_attribute("max", "0")
+        assert unmarked(page, ".jp-cr-Timeline:not(.lm-mod-hidden)") == set()
+        window.run_cell("words-2.ipynb", 0)
+        expect(bar.get_by_role("slider")).to_have_attribute("max", "1")
+        expect(bar).to_contain_text("x = 1")
+        assert unmarked(page, ".jp-cr-Timeline:not(.lm-mod-hidden)") == set()
+        assert unmarked(page, ".jp-cr-Mark") == set()
+        page.keyboard.press("Control+Alt+u")
+        toast = page.locator(".Toastify__toast-body")
+        expect(toast.filter(has_text="x = 1")).to_be_visible()
+        assert unmarked(page, ".Toastify__toast-body") == set()

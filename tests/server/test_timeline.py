@@ -499,12 +499,20 @@ def test_memory_is_limited(user: User) -> None:
 
 def test_nothing_is_left(user: User) -> None:
     """Neither of a server that stops nor of one that was killed."""
-    with jupyter_server(user) as server:
-        kernel = Kernel(server)
+    store = user.environment["JUPYTER_CR_HOME"]
+    with jupyter_server(user) as killed:
+        kernel = Kernel(killed)
         kernel.run("x = 1")
-        store = user.environment["JUPYTER_CR_HOME"]
-        assert os.listdir(f"{store}/snapshots")
-    assert not os.listdir(f"{store}/snapshots")
+        assert len(os.listdir(f"{store}/snapshots")) == 2
+        killed.kill()
+        with jupyter_server(user) as server:
+            wait_until(lambda: not os.listdir(f"{store}/snapshots"), "nothing is left")
+            assert kernel.id in server.kernels()
+            again = Kernel(server)
+            assert again.id == kernel.id
+            again.run("x = 2")
+            assert len(os.listdir(f"{store}/snapshots")) >= 2
+        assert not os.listdir(f"{store}/snapshots")
 
 
 def test_a_kernel_that_hibernates_needs_no_memory(server: Server) -> None:
