@@ -583,21 +583,27 @@ def fork(
         ).result
     if keep_key or result.connection_file is None:
         return result
-    return _renew_key(result, Path(result.connection_file))
+    return _renew_key(result, Path(result.connection_file), asked_within)
 
 
-def _renew_key(result: RestoreResult, path: Path) -> RestoreResult:
+def _renew_key(result: RestoreResult, path: Path, asked_within: bool) -> RestoreResult:
     """Give a fork a session key of its own, where it takes one."""
     import asyncio
     import secrets
 
     from jupyter_cr.kernels.glue_client import renew_key
+    from jupyter_cr.kernels.glue_protocol import WHATEVER_WAITS
 
     connection = read_connection(path)
     key = secrets.token_hex(32)
     renewed = asyncio.run(
         renew_key(
-            result.pid, connection, key, snapshot=result.name, connection_file=str(path)
+            result.pid,
+            connection,
+            key,
+            snapshot=result.name,
+            connection_file=str(path),
+            abandoned=(WHATEVER_WAITS,) if asked_within else (),
         )
     )
     if renewed:

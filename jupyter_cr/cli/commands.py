@@ -703,6 +703,7 @@ def fork(
     With --store, it is copied into your own store first.
     """
     from jupyter_cr.cli.progress import progress_bar
+    from jupyter_cr.cli.routing import is_asked_within
     from jupyter_cr.operations import fork
 
     _refuse_waiting_lazily(wait, lazy)
@@ -713,6 +714,7 @@ def fork(
             connection_file=connection_file,
             lazy=lazy,
             keep_key=keep_key,
+            asked_within=is_asked_within(name),
             progress=progress,
         )
     if as_json:

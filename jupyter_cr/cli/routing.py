@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jupyter_cr.errors import ImageError, StorageError, TargetError, UsageError
+from jupyter_cr.errors import (
+    CheckpointRestoreError,
+    ImageError,
+    StorageError,
+    TargetError,
+    UsageError,
+)
 from jupyter_cr.glue.channel import ask_server
 from jupyter_cr.glue.whereabouts import find_out
 from jupyter_cr.kernels.records import find_guardian
@@ -25,6 +33,7 @@ from jupyter_cr.operations import (
 from jupyter_cr.store import Store
 from jupyter_cr.store.keeping import within_policy
 from jupyter_cr.store.snapshot import FOR_A_COMPARISON
+from jupyter_cr.tracer.proc.stat import read_stat
 
 if TYPE_CHECKING:
     from jupyter_cr.comparing import Comparison
@@ -34,6 +43,7 @@ __all__ = [
     "checkpoint_target",
     "compare",
     "hibernate_target",
+    "is_asked_within",
     "push_taken",
     "restore_snapshot",
     "switch_timeline",
@@ -161,6 +171,30 @@ def compare(before: str, after: str | None, *, variables: bool) -> Comparison:
     finally:
         with suppress(ImageError, StorageError), Store() as store:
             store.remove([taken.name])
+
+
+def is_asked_within(name: str) -> bool:
+    """Whether this command runs in the tree that a snapshot is of, or in a copy of one:
+    what waits in the kernel's queue may ask for it again, for ever."""
+    # Imported where needed: 20 ms.
+    from jupyter_cr.engine.identity import Identity
+
+    here = find_out()
+    with Store() as store, store.open(name) as reader:
+        texts = {identity.text for identity in reader.records(Identity)}
+    if here.keeper:
+        return True
+    return any(f"{here.boot}:{own}" in texts for own in _iter_lineage())
+
+
+def _iter_lineage() -> Iterator[str]:
+    """Start time and pid of all processes above this one."""
+    pid = os.getppid()
+    with suppress(CheckpointRestoreError):
+        while pid > 1:
+            stat = read_stat(pid)
+            yield f"{stat.starttime}:{pid}"
+            pid = stat.ppid
 
 
 def push_taken(name: str, where: str, progress: Progress | None) -> Transferred:

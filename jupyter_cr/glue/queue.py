@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from jupyter_cr.glue.whereabouts import Whereabouts, find_out
+from jupyter_cr.kernels.glue_protocol import WHATEVER_WAITS
 
 __all__ = ["WaitingCells"]
 
@@ -39,6 +40,7 @@ class WaitingCells:
         self._seen: Whereabouts = find_out()
         self._told: Whereabouts | None = None
         self._abandoned: set[str] = set()
+        self._abandons_all = False
 
     def install(self) -> None:
         """See each cell before it is run."""
@@ -55,16 +57,29 @@ class WaitingCells:
         """This process has been restored or forked, and is not to run some requests.
 
         Args:
-            requests: their ids.
+            requests: their ids; or `WHATEVER_WAITS`, where nobody knows them.
         """
         here = find_out()
         with self._changed:
-            self._abandoned.update(requests)
+            if WHATEVER_WAITS in requests:
+                self._abandons_all = True
+                # Also where nothing waits, so that what comes later is run.
+                self._kernel.io_loop.add_callback(self._abandon_all)
+            self._abandoned.update({*requests} - {WHATEVER_WAITS})
             self._told = here
             self._changed.notify_all()
 
+    def _abandon_all(self) -> bool:
+        """Whatever waits now is not run, as ipykernel does with what waits behind a cell
+        that raises. Whether that had still to be done."""
+        with self._changed:
+            is_due, self._abandons_all = self._abandons_all, False
+        if is_due:
+            self._kernel._abort_queues()
+        return is_due
+
     async def _handle(self, stream: Any, ident: Any, parent: Mapping[str, Any]) -> None:
-        if self._is_abandoned(parent["header"]["msg_id"]):
+        if self._is_abandoned(parent["header"]["msg_id"]) or self._abandon_all():
             content = {"status": "aborted"}
             self._kernel.session.send(
                 stream, "execute_reply", content, parent, ident, metadata=content

@@ -22,6 +22,7 @@ __all__ = [
     "LOOKED_AT",
     "REPLY",
     "REQUEST",
+    "WHATEVER_WAITS",
     "Card",
     "Event",
     "Notice",
@@ -36,6 +37,9 @@ KEEPER_NAME = "jupyter-cr"
 
 ASKED_WITHIN = "within"
 """argv[4] of theirs, if the tree itself has asked for what it has become."""
+
+WHATEVER_WAITS = "*"
+"""In `Notice.abandoned`: all that waits, where its ids are not known."""
 
 LOOKED_AT = "/look/"
 """Begins what stands in the place of the snapshot's name (argv[2] of theirs) for a fork

@@ -7,13 +7,14 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
 from jupyter_cr.engine.identity import SEED_NAME
 from tests.conftest import User
 from tests.engine.harness import LIMIT, wait_until
-from tests.engine.kernels import CommandLine, Kernel, command_line, kernel
+from tests.engine.kernels import CommandLine, Frontend, Kernel, command_line, kernel, settle
 from tests.glue.test_magics import ORDINARILY, answer_after, messages, terminal
 
 
@@ -282,3 +283,34 @@ def test_in_a_program(user: User) -> None:
     assert second.startswith("(<outcome of {'by': 3}")
     assert done.stderr.count("division") + done.stderr.count("modulo") >= 2
     wait_until(lambda: not left(user), "end of all that forks need")
+
+
+def test_the_command_in_a_queue_forks_once(user: User) -> None:
+    """All cells sent at once, and the snapshot is taken by one before it: the fork is not
+    to ask for a fork, and so on for ever."""
+    with forking_kernel(user) as (cr, original):
+        log = user.home / "count"
+        name = f"{cr.prefix}-one"
+        code = "import sys; from jupyter_cr.cli import main; sys.exit(main())"
+        command = f'!{user.python} -c "{code}"'
+        count = f"with open({str(log)!r}, 'a') as file: file.write('{{}}')"
+        for cell in (
+            f"%checkpoint {name}",
+            count.format("a"),
+            f"{command} fork {name}",
+            count.format("b"),
+        ):
+            original.client.execute(cell)
+        wait_until(lambda: log.exists() and log.read_text() == "ab", "all cells")
+        connections = set((user.home / "runtime").glob("kernel-*.json"))
+        (path,) = connections - {Path(original.connection_file)}
+        fork = Frontend.of(path)
+        try:
+            # What comes later is run.
+            assert fork.value("x") == "40"
+            fork.do(count.format("c"))
+        finally:
+            fork.close()
+        settle(2)
+        assert log.read_text() == "abc"
+        assert len(cr.keepers()) == 3
