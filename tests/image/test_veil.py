@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_cr.image.veil import Veil
@@ -10,6 +10,8 @@ from jupyter_cr.image.veil import Veil
 VEIL = Veil()
 
 
+# However busy the machine is.
+@settings(deadline=None)
 @given(
     data=st.binary(max_size=100), offset=st.integers(0, 1 << 50), cut=st.integers(0, 100)
 )

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.engine.harness import wait_until
+from tests.engine.kernels import CommandLine
 from tests.labextension.harness import (
     LIMIT_MS,
     Lab,
@@ -234,8 +235,7 @@ def test_it_cannot_be_resumed(jupyterlab: LabServer) -> None:
         window.run_cell("broken.ipynb", 0)
         kernel_id = hibernate(window, "broken.ipynb")
         (name,) = window.taken("broken.ipynb")
-        home = jupyterlab.server.user.environment["JUPYTER_CR_HOME"]
-        pages = f"{home}/{name}/pages"
+        pages = CommandLine(jupyterlab.server.user).pack(name)
         with open(pages, "r+b") as file:
             was = file.read(7)
             file.seek(0)
