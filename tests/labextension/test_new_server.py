@@ -25,9 +25,9 @@ def test_kernels_have_hibernated() -> None:
             (before,) = jupyterlab.server.kernels()
             sleep = window.notebook("stays.ipynb").locator(".jp-cr-Sleep")
             with jupyterlab.restarted() as server:
-                # JupyterLab asks for sessions every ten seconds, and less often after it
-                # has got no answer.
-                expect(sleep).to_contain_text("This kernel is hibernating", timeout=90_000)
+                # JupyterLab asks for sessions every ten seconds, and less and less often as
+                # long as it gets no answer: a server that starts slowly waits for it.
+                expect(sleep).to_contain_text("This kernel is hibernating", timeout=240_000)
                 assert server.kernels() == {}
                 # JupyterLab's own word that the server was gone.
                 dialog = window.page.locator(".jp-Dialog")
