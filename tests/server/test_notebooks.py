@@ -202,7 +202,7 @@ def test_hooks(server: Server) -> None:
 
 
 def test_timeline(server: Server) -> None:
-    reading = read(server, "timeline.ipynb", undone=["rows.clear()", "import os, signal"])
+    reading = read(server, "timeline.ipynb", undone=["rows.clear()", "import os"])
     assert reading.printed("rows.clear()") == ["0 rows are left"]
     assert reading.cell("print(len(rows), next").text.startswith("3000 {'day'")
     wet = reading.cell("rows = [").text
