@@ -14,6 +14,7 @@ import msgspec
 from jupyter_cr.errors import CheckpointRestoreError, EngineError
 from jupyter_cr.kernels.lines import ErrorLine
 from jupyter_cr.store import Store
+from jupyter_cr.tracer.proc.stat import read_stat
 
 __all__ = ["ThrowAway", "apart"]
 
@@ -26,6 +27,7 @@ class _Made(msgspec.Struct):
 
     pid: int
     """Of its root."""
+    supervisor: int
     ports: dict[int, int]
     """Recorded -> now."""
     warnings: tuple[str, ...]
@@ -60,6 +62,7 @@ class ThrowAway:
         self.warnings = made.warnings
         self._waiter = waiter
         self._root = os.pidfd_open(made.pid)
+        self._init = _open_init(made)
         self._status: int | None = None
 
     def look(self) -> int | None:
@@ -81,15 +84,29 @@ class ThrowAway:
     def end(self) -> None:
         """End all of it, if it lives. What had kept it ends by itself, as soon as Linux
         has cleared the namespace: that may have to wait for whoever reaps orphans."""
-        if self.look() is not None:
-            return
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._root, signal.SIGKILL)
+        for pidfd in (self._init, self._root):
+            if pidfd is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         select.select([self._root], [], [], _END_LIMIT_S)
 
     def close(self) -> None:
         """Forget it."""
-        os.close(self._root)
+        for pidfd in (self._init, self._root):
+            if pidfd is not None:
+                os.close(pidfd)
+
+
+def _open_init(made: _Made) -> int | None:
+    """Of pid 1 of its namespace, with which all ends: children of the root would outlive
+    that. None if it has ended already."""
+    pid = made.pid
+    with suppress(CheckpointRestoreError, ProcessLookupError):
+        while (parent := read_stat(pid).ppid) > 1:
+            if parent == made.supervisor:
+                return os.pidfd_open(pid)
+            pid = parent
+    return None
 
 
 def apart(work: Callable[[], tuple[object, int]]) -> None:
@@ -109,7 +126,7 @@ def _make_fork(name: str, told: str) -> tuple[object, int]:
 
     with Store() as store, store.open(name) as reader:
         outcome = restore_tree(reader, mode="fork", name=told, ports={}, asked_within=True)
-    made = _Made(outcome.pid, outcome.ports, outcome.warnings)
+    made = _Made(outcome.pid, outcome.supervisor_pid, outcome.ports, outcome.warnings)
     return made, outcome.supervisor_pid
 
 

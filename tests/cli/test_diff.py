@@ -30,12 +30,12 @@ def end_of_forks(user: User) -> None:
 
     def looked_at() -> list[int]:
         found = []
+        homes = {str(user.home)}
         for process in psutil.process_iter(["cmdline"]):
             with suppress(psutil.Error):
                 words = process.info["cmdline"] or []
                 if words[:1] == [SEED_NAME] and words[2].startswith(LOOKED_AT):
-                    below = process.children(recursive=True)
-                    found += [p.pid for p in below if str(user.home) in str(p.cmdline())]
+                    found += [p.pid for p in process.children() if p.cwd() in homes]
         return found
 
     wait_until(lambda: not looked_at(), "end of the forks that were looked at")
