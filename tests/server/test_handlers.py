@@ -16,14 +16,16 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 def every_verb() -> Iterator[tuple[str, str]]:
     for path, item in OPENAPI["paths"].items():
-        address = path[1:].format(name="a", kernel_id=NOBODY, task_id="0")
-        for verb in ("get", "post", "patch", "delete"):
+        address = path[1:].format(
+            name="a", kernel_id=NOBODY, task_id="0", msg_id="0", document_id="0"
+        )
+        for verb in ("get", "post", "put", "patch", "delete"):
             if verb in item:
                 yield verb.upper(), address
 
 
 def body_for(verb: str) -> object:
-    return {} if verb in ("POST", "PATCH") else None
+    return {} if verb in ("POST", "PUT", "PATCH") else None
 
 
 @pytest.fixture(scope="module")
