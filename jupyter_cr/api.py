@@ -49,6 +49,7 @@ __all__ = [
     "fork",
     "reseed_after",
     "reseed_policy",
+    "reset_to",
     "restore",
     "snapshots",
     "timeline",
@@ -226,6 +227,23 @@ def undo(steps: int = 1) -> Checkpoint:
         raise UsageError(f"{steps} steps cannot be undone.", "One is the least.")
     builtin.install()
     return _never(ask("undo", steps=steps), f"undo of {steps}")
+
+
+def reset_to(name: str = "", *, keep: bool = True) -> Checkpoint:
+    """Bring this kernel, and its notebook, back to what it was started from: the beginning
+    of a lesson, or the snapshot that it was forked from.
+
+    Args:
+        name: of another snapshot, which may be any kernel's.
+        keep: take a snapshot first, so that this can be undone.
+
+    Raises:
+        NoSuchSnapshot: there is none, or this kernel was not forked.
+        CheckpointRestoreError: as `restore` does.
+    """
+    builtin.install()
+    answer = ask("reset", snapshot=name, keep=keep, document=True)
+    return _never(answer, "reset")
 
 
 def _never(answer: msgspec.Raw | Copied, what: str) -> Checkpoint:

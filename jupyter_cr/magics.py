@@ -1,7 +1,7 @@
 """Magics for IPython, in kernels and in terminals: ``%load_ext jupyter_cr``.
 
-``%checkpoint``, ``%%checkpoint``, ``%snapshots``, ``%restore``, ``%fork``, ``%%fork``,
-``%undo``, ``%diff``.
+``%checkpoint``, ``%%checkpoint``, ``%snapshots``, ``%restore``, ``%reset_to``, ``%fork``,
+``%%fork``, ``%undo``, ``%diff``.
 """
 
 # IPython's decorators have no types.
@@ -267,6 +267,17 @@ class CheckpointMagics(Magics):
         if outcome is not None and outcome.error is not None:
             # The traceback is that of the fork.
             raise outcome.error
+
+    @magic_arguments()
+    @argument("name", nargs="*", help="of another snapshot")
+    @argument("--discard", action="store_true", help="do not keep what there is now")
+    @line_magic
+    def reset_to(self, line: str) -> api.Checkpoint:
+        """Bring this kernel and its notebook back to the beginning of the lesson that they
+        were started from. What there is now is kept as a snapshot."""
+        arguments = parse_argstring(self.reset_to, line)
+        with _shown_plainly():
+            return api.reset_to(_unquoted(arguments.name), keep=not arguments.discard)
 
     @magic_arguments()
     @argument("steps", nargs="?", type=int, default=1, help="1 for the latest snapshot")

@@ -22,6 +22,7 @@ LAYERS = (
     {"kernels"},
     {"background"},
     {"bundles", "comparing", "operations"},
+    {"lessons"},
     {"glue"},
     {"api"},
     {"cli", "magics", "server"},

@@ -13,6 +13,10 @@ import msgspec
 
 from jupyter_cr import __version__
 from jupyter_cr.cli.files import new_file, open_file
+from jupyter_cr.cli.lessons import COMMANDS as LESSON_COMMANDS
+from jupyter_cr.cli.options import debug_option as _debug_option
+from jupyter_cr.cli.options import json_option as _json_option
+from jupyter_cr.cli.options import print_json as _print_json
 from jupyter_cr.errors import CorruptImage, UsageError, printable
 
 if TYPE_CHECKING:
@@ -21,16 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["cr"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _json_option(function: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def _debug_option(function: F) -> F:
-    return click.option(
-        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
-    )(function)
 
 
 def _wait_option(function: F) -> F:
@@ -56,12 +50,6 @@ def _store_option(function: F) -> F:
 
 def _url_argument(function: F) -> F:
     return click.argument("where", metavar="URL", envvar=STORE_VARIABLE)(function)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(
-        msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
-    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -749,3 +737,7 @@ def _wait(result: RestoreResult) -> int:
 
     sys.stdout.flush()
     return wait_for_end(result)
+
+
+for _command in LESSON_COMMANDS:
+    cr.add_command(_command)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jupyter_cr.bundles import ImportResult
     from jupyter_cr.engine.describe import ProcessDescription, SnapshotDescription
     from jupyter_cr.image.records import CellFacts, ProcessOutcome
+    from jupyter_cr.lessons import LessonInfo
     from jupyter_cr.operations import (
         CheckpointResult,
         RestoreResult,
@@ -274,6 +275,25 @@ def show_pruned(pruned: Pruned) -> None:
 def show_pushed(result: Transferred) -> None:
     """What it is called there, and how much of it had to be sent."""
     _show_transferred(f"{result.source} is at {result.url}", result, "sent")
+
+
+def show_lessons(lessons: Sequence[LessonInfo]) -> None:
+    """One line each."""
+    if not lessons:
+        console().print("No lessons are published.")
+        return
+    table = _table("lesson", "by", "published", "memory", "started", "note", right=[])
+    for lesson in lessons:
+        publisher = escape(lesson.publisher)
+        table.add_row(
+            f"[bold]{escape(lesson.title)}[/]",
+            publisher if lesson.trusted else f"{publisher} (not trusted yet)",
+            _time(lesson.published),
+            size(lesson.bytes),
+            "unknown" if lesson.starts is None else str(lesson.starts),
+            escape(lesson.note),
+        )
+    console().print(table)
 
 
 def show_kept(snapshot: Snapshot) -> None:

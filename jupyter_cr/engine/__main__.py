@@ -6,7 +6,8 @@ One request, a line of JSON, is read from standard input; its ``op`` is ``checkp
 ``restore``, ``fork``, ``list``, ``show``, ``remove``, ``keep``, ``verify`` or ``check``,
 its other keys are that function's arguments in `jupyter_cr.operations`; or ``compare``, of
 `jupyter_cr.comparing`; or ``export`` or ``import``, of `jupyter_cr.bundles`, with ``fd``, a
-descriptor that it was given, for the stream. It may be started ahead: while it waits for
+descriptor that it was given, for the stream; or ``publish-lesson``, ``obtain-lesson`` or
+``warm-lesson``, of `jupyter_cr.lessons`. It may be started ahead: while it waits for
 the request, it has all that it needs. Lines of JSON come back on standard output, each with
 a ``type``: any number of ``progress`` (``phase``, ``fraction``), for a checkpoint with
 ``live`` in the request one ``live`` (``result``, as it will be) when it can be restored,
@@ -35,7 +36,7 @@ from pathlib import Path
 
 import msgspec
 
-from jupyter_cr import bundles, operations
+from jupyter_cr import bundles, lessons, operations
 from jupyter_cr.engine.waiter import become_waiter
 from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
 from jupyter_cr.image import NotebookFacts
@@ -208,6 +209,42 @@ class _Import(_Request, frozen=True, tag="import"):
             return bundles.import_snapshot(stream, self.source, name=self.name)
 
 
+class _PublishLesson(_Request, frozen=True, tag="publish-lesson"):
+    name: str
+    place: lessons.Place
+    title: str = ""
+    note: str | None = None
+    publisher: str = ""
+
+    def run(self, progress: _Progress) -> object:
+        return lessons.publish_lesson(
+            self.name,
+            self.place,
+            title=self.title,
+            note=self.note,
+            publisher=self.publisher,
+            progress=progress,
+        )
+
+
+class _ObtainLesson(_Request, frozen=True, tag="obtain-lesson"):
+    title: str
+    place: lessons.Place
+    trust: str = ""
+
+    def run(self, progress: _Progress) -> object:
+        return lessons.obtain_lesson(
+            self.title, self.place, trust=self.trust, progress=progress
+        )
+
+
+class _WarmLesson(_Request, frozen=True, tag="warm-lesson"):
+    name: str
+
+    def run(self, progress: _Progress) -> object:
+        return lessons.warm_lesson(self.name)
+
+
 _AnyRequest = (
     _Checkpoint
     | _Restore
@@ -221,6 +258,9 @@ _AnyRequest = (
     | _Check
     | _Export
     | _Import
+    | _PublishLesson
+    | _ObtainLesson
+    | _WarmLesson
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Container
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -82,6 +83,31 @@ class Documents:
             )
         )
         return str(original.with_name(name))
+
+    async def next_path(self, directory: str, name: str, promised: Container[str]) -> str:
+        """A path for a new notebook of that name in a directory: with a number where it is
+        taken, or promised to somebody."""
+        original, number = PurePosixPath(directory.strip("/")) / name, 0
+        path = original
+        while str(path) in promised or await self._exists(str(path)):
+            number += 1
+            path = original.with_name(f"{original.stem}-{number}{original.suffix}")
+        return str(path)
+
+    async def require_free(self, path: str) -> None:
+        """See that a notebook is there, and works with no kernel.
+
+        Raises:
+            UsageError: it is not, or does.
+        """
+        if not path.endswith(".ipynb") or not await self._exists(path):
+            raise UsageError(f"There is no notebook {path}.", "Fetch it first.")
+        sessions = await self._sessions.list_sessions()
+        if any(session["path"] == path for session in sessions):
+            raise UsageError(
+                f"The notebook {path} has a kernel already.",
+                "Shut that down first, if nothing in it is needed.",
+            )
 
     async def _exists(self, path: str) -> bool:
         return bool(await ensure_async(self._contents.file_exists(path)))

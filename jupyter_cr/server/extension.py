@@ -14,6 +14,7 @@ from traitlets.config import Config
 
 from jupyter_cr.errors import StorageError
 from jupyter_cr.kernels.provisioner import SnapshotProvisioner
+from jupyter_cr.lessons import LESSONS_VARIABLE, SIGNERS_VARIABLE, Place
 from jupyter_cr.server.adoption import adopt_kernels
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.events import Emitter
@@ -21,6 +22,7 @@ from jupyter_cr.server.handlers import HANDLERS
 from jupyter_cr.server.hibernation import Hibernation
 from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.kernel_socket import KernelSocket
+from jupyter_cr.server.lessons import Lessons
 from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
@@ -84,6 +86,19 @@ class SnapshotExtension(ExtensionApp):
         Empty: all are kept. Default: the environment's JUPYTER_CR_RETENTION.""",
     )
 
+    lessons = Unicode(
+        config=True,
+        help="""Where lessons are, which users can start from: a directory, or a URL that
+        fsspec knows. Those who may write there publish them. Default: the environment's
+        JUPYTER_CR_LESSONS. Empty: there are none.""",
+    )
+    lesson_signers = Unicode(
+        config=True,
+        help="""A file, JSON, {"PUBLIC KEY": "Name"}: by whom lessons are that everybody may
+        start; of others, each user is asked whether to trust them. `jupyter cr signers`
+        shows one's own key. Default: the environment's JUPYTER_CR_LESSON_SIGNERS.""",
+    )
+
     twins_mib = Int(
         0,
         min=0,
@@ -118,6 +133,14 @@ class SnapshotExtension(ExtensionApp):
         help="""Which points of timelines are kept, in the same words as `retention`; the
         one before the last cell always is.""",
     )
+
+    @default("lessons")
+    def _default_lessons(self) -> str:
+        return os.environ.get(LESSONS_VARIABLE, "")
+
+    @default("lesson_signers")
+    def _default_lesson_signers(self) -> str:
+        return os.environ.get(SIGNERS_VARIABLE, "")
 
     @default("retention")
     def _default_retention(self) -> str:
@@ -189,6 +212,14 @@ class SnapshotExtension(ExtensionApp):
         self.settings["jupyter_cr_service"] = service
         self.settings["jupyter_cr_timelines"] = self._timelines
         self.settings["jupyter_cr_tasks"] = self._tasks
+        lessons = Lessons(
+            service,
+            self._documents,
+            self._housekeeping,
+            Place(where=self.lessons, signers=self.lesson_signers),
+        )
+        service.settle = lessons.settle
+        self.settings["jupyter_cr_lessons"] = lessons
 
     def _limits(self) -> TwinLimits:
         return TwinLimits(

@@ -27,6 +27,7 @@ from jupyter_cr.operations import SnapshotDetails
 from jupyter_cr.server import problems
 from jupyter_cr.server.answers import Query
 from jupyter_cr.server.carriage import Upload
+from jupyter_cr.server.lessons import Lessons, PublishRequest, StartRequest
 from jupyter_cr.server.requests import (
     OPERATIONS,
     DiffSnapshotRequest,
@@ -73,6 +74,10 @@ class _Handler(APIHandler):
     @property
     def tasks(self) -> Tasks:
         return cast("Tasks", self.settings["jupyter_cr_tasks"])
+
+    @property
+    def lessons(self) -> Lessons:
+        return cast("Lessons", self.settings["jupyter_cr_lessons"])
 
     def answer(self, content: object, status: int = 200) -> None:
         self.set_status(status)
@@ -354,6 +359,28 @@ class RunDocumentHandler(_Handler):
     @_verb
     async def put(self, kernel_id: str, msg_id: str) -> None:
         await self.timelines.note_document(kernel_id, msg_id, self.request.body)
+
+
+class LessonsHandler(_Handler):
+    @_verb
+    async def get(self) -> None:
+        self.answer(await self.lessons.list())
+
+    @_verb
+    async def post(self) -> None:
+        request = decode_body(self.request.body, PublishRequest)
+        publish = functools.partial(self.lessons.publish, request)
+        self.begin("publish", publish, snapshot=request.snapshot)
+
+
+class LessonHandler(_Handler):
+    @_verb
+    async def get(self, title: str) -> None:
+        self.answer(await self.lessons.examine(title))
+
+    @_verb
+    async def delete(self, title: str) -> None:
+        await self.lessons.withdraw(title)
         self.set_status(204)
         self.finish()
 
@@ -362,6 +389,21 @@ class TimelineDocumentHandler(_Handler):
     @_verb
     async def get(self, kernel_id: str, document_id: str) -> None:
         self.finish(await self.timelines.document(kernel_id, document_id))
+
+
+class StartLessonHandler(_Handler):
+    @_verb
+    async def post(self, title: str) -> None:
+        request = decode_body(self.request.body, StartRequest)
+        self.begin("start", functools.partial(self.lessons.start, title, request))
+
+
+class KernelLessonHandler(_Handler):
+    _track_activity = False
+
+    @_verb
+    async def get(self, kernel_id: str) -> None:
+        self.answer(await self.lessons.of_kernel(kernel_id))
 
 
 class TasksHandler(_Handler):
@@ -415,6 +457,7 @@ class NothingHandler(_Handler):
 
 
 _NAME = r"(?P<name>[^/]+)"
+_TITLE = r"(?P<title>[^/]+)"
 _KERNEL_ID = r"(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)"
 _OPERATION = rf"(?P<operation>{'|'.join(OPERATIONS)})"
 
@@ -440,6 +483,10 @@ HANDLERS: list[tuple[str, type[APIHandler]]] = [
         rf"/jupyter-cr/kernels/{_KERNEL_ID}/timeline/documents/(?P<document_id>\w+)",
         TimelineDocumentHandler,
     ),
+    (rf"/jupyter-cr/kernels/{_KERNEL_ID}/lesson", KernelLessonHandler),
+    ("/jupyter-cr/lessons", LessonsHandler),
+    (rf"/jupyter-cr/lessons/{_TITLE}", LessonHandler),
+    (rf"/jupyter-cr/lessons/{_TITLE}/start", StartLessonHandler),
     ("/jupyter-cr/tasks", TasksHandler),
     (r"/jupyter-cr/tasks/(?P<task_id>\w+)", TaskHandler),
     ("/jupyter-cr/twins", TwinsHandler),

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterator,
     Mapping,
@@ -58,7 +59,7 @@ from jupyter_cr.server.origin import find_origin
 from jupyter_cr.server.saving import Saving
 from jupyter_cr.server.starting import ask_for_status, start_kernel
 from jupyter_cr.store import Snapshot, Store
-from jupyter_cr.store.snapshot import FOR_A_COMPARISON, FOR_A_FORK
+from jupyter_cr.store.snapshot import FOR_A_COMPARISON, FOR_A_FORK, FOR_LESSONS
 
 __all__ = [
     "Basis",
@@ -77,6 +78,11 @@ class Emit(Protocol):
     def __call__(self, action: str, **data: Any) -> None:
         """`data` as in the event's schema."""
 
+
+Settle = Callable[[str, str, str], Awaitable[tuple[str, ...]]]
+"""What is done with a kernel that was forked from a snapshot, or reset to it, before
+anybody else talks to it: given the snapshot, the connection file, and the path of its
+notebook. What went wrong."""
 
 Until = Literal["durable", "live"]
 """The state of a snapshot in which it has been taken."""
@@ -212,6 +218,7 @@ class SnapshotService:
         self._positions: dict[str, str] = {}
         """Kernel id -> the snapshot that it was last brought back to, as long as no new
         one has been taken."""
+        self.settle: Settle = _leave_alone
         self._resumed: dict[str, RestoreAnswer] = {}
         """Kernel id -> how it was resumed, if it had hibernated."""
         self.watch: Watch | None = None
@@ -694,6 +701,9 @@ class SnapshotService:
             )
             with self._requests.held(kernel_id):
                 answer = await self._restore(wanted)
+                path, _ = await self._documents.of_kernel(kernel_id)
+                warnings = await self.settle(snapshot, answer.connection_file, path)
+            answer = msgspec.structs.replace(answer, warnings=(*answer.warnings, *warnings))
             answer = await self._conclude(answer, header)
         return answer
 
@@ -961,6 +971,8 @@ class SnapshotService:
             running=_going_on(header, abandoned),
             position=await self._lasting(snapshot, header),
         )
+        if warnings := await self.settle(snapshot, answer.connection_file, answer.path):
+            answer = msgspec.structs.replace(answer, warnings=(*answer.warnings, *warnings))
         self._emit(
             "forked",
             snapshot=snapshot,
@@ -1194,9 +1206,17 @@ class SnapshotService:
             CheckpointRestoreError: as `jupyter_cr.bundles.import_snapshot`.
         """
         result = await upload.take(progress)
-        for action in ("created", "durable"):
-            self._emit(action, snapshot=result.name, state="durable")
+        self.tell_of(result.name)
         return result
+
+    async def saved(self, name: str) -> None:
+        """Wait until a snapshot is not being written to disk."""
+        await self._saving.wait_for(name)
+
+    def tell_of(self, name: str) -> None:
+        """A snapshot is there, which this server has not taken."""
+        for action in ("created", "durable"):
+            self._emit(action, snapshot=name, state="durable")
 
     async def delete(self, names: Sequence[str]) -> None:
         """Remove snapshots, all or none; what is being written to disk, when it is there.
@@ -1302,7 +1322,7 @@ class SnapshotService:
 
     async def _lasting(self, name: str, header: Header) -> str:
         """The snapshot, or the one before it where it has served its purpose and goes."""
-        if header.automatic not in (operations.HIBERNATED, FOR_A_FORK):
+        if header.automatic not in (operations.HIBERNATED, FOR_A_FORK, FOR_LESSONS):
             return name
         with suppress(NoSuchSnapshot):
             return (await asyncio.to_thread(self._store.summary, name)).parent
@@ -1327,6 +1347,10 @@ class SnapshotService:
             return ""
         await self._documents.write(path, content)
         return path
+
+
+async def _leave_alone(snapshot: str, connection_file: str, path: str) -> tuple[str, ...]:
+    return ()
 
 
 async def _ready(manager: Any) -> None:

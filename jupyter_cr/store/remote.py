@@ -107,13 +107,16 @@ class RemoteStore:
         url: of the store, as in ``s3://bucket/path`` or ``file:///path``.
         cache: where copies of what is small are kept; default: in the local store
             (`jupyter_cr.store.root.store_root`), under ``remote``.
+        is_open: as of `jupyter_cr.store.remote_files.RemoteFiles`.
 
     All methods raise StorageError, which names the URL, where it cannot be reached, does
     not let us, or the package for its protocol is missing.
     """
 
-    def __init__(self, url: str, cache: Path | None = None) -> None:
-        self._files = RemoteFiles(url)
+    def __init__(
+        self, url: str, cache: Path | None = None, *, is_open: bool = False
+    ) -> None:
+        self._files = RemoteFiles(url, is_open=is_open)
         self.url = self._files.url
         digest = hashlib.sha256(url.encode()).hexdigest()[:32]
         place = cache if cache is not None else store_root() / "remote"

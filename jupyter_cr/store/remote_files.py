@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -31,6 +32,7 @@ whole. Elsewhere files get their names when they are whole."""
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)")
+_OF_DIRECTORIES, _OF_FILES = 0o2775, 0o644
 _SECRETS = re.compile(r"(://)[^/@]*@")
 
 
@@ -48,9 +50,12 @@ class RemoteFiles:
 
     Args:
         url: any that fsspec knows; credentials in it are shown to nobody.
+        is_open: where it is a directory of this machine, whoever may read that may read
+            what is written there; otherwise new directories are their owner's alone.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, is_open: bool = False) -> None:
+        self._is_open = is_open
         self._address = url.rstrip("/") if not url.endswith("://") else url
         self.url = _SECRETS.sub(r"\1", self._address)
 
@@ -237,6 +242,8 @@ class RemoteFiles:
             try:
                 yield partial
                 if self._is_local:
+                    if self._is_open:
+                        os.chmod(partial, self._openness & _OF_FILES)
                     _sync(partial)
                 self._fs.mv(partial, path)
             except BaseException:
@@ -248,9 +255,38 @@ class RemoteFiles:
         if not self._is_local:
             self._fs.makedirs(directory, exist_ok=True)
             return
+        if self._is_open:
+            self._make_open(Path(directory))
+            return
         # Snapshots are their owner's alone, unless somebody has opened the place.
         for path in (self._path(""), directory):
             Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def _openness(self) -> int:
+        """The mode of the place itself. Who may write there is its owner's to say, but
+        never is everybody to write below."""
+        return stat.S_IMODE(os.stat(self._path("")).st_mode) & _OF_DIRECTORIES
+
+    def _make_open(self, directory: Path) -> None:
+        root = Path(self._path(""))
+        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        below = directory.relative_to(root)
+        for path in [root / part for part in (*reversed(below.parents), below)][1:]:
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                # Whatever the umask is.
+                path.chmod(self._openness)
+
+    def let_add(self, directory: str) -> None:
+        """Where it is a directory of this machine, let whoever may read the place add files
+        to one below it, and see none but their own."""
+        if self._is_local:
+            with self._writing(directory):
+                readers = self._openness & 0o055
+                # Of each class that may read and enter: that may write and enter.
+                adding = (readers & 0o011) | (readers & 0o044) >> 1
+                os.chmod(self._path(directory), stat.S_ISVTX | 0o700 | adding)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete files; those that are gone already are no error."""

@@ -9,6 +9,7 @@ import msgspec
 __all__ = [
     "FOR_A_COMPARISON",
     "FOR_A_FORK",
+    "FOR_LESSONS",
     "HIBERNATED",
     "TIMELINE",
     "Freed",
@@ -29,6 +30,10 @@ FOR_A_COMPARISON = "for a comparison"
 
 FOR_A_FORK = "for a fork"
 """The same of one that goes as soon as forks have been made of it."""
+
+FOR_LESSONS = "for lessons"
+"""The same of one in memory only, from which all kernels of a lesson are forked, so that
+they share its pages."""
 
 State = Literal[
     "saving", "live", "memory", "warm", "durable", "corrupt", "future", "locked"

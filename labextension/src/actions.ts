@@ -203,6 +203,21 @@ export class Actions {
     );
   }
 
+  /** Bring a kernel and its notebook back to the snapshot that it was started from. */
+  async reset(target: ITarget, start: string): Promise<void> {
+    const { client } = this.parts.model;
+    await this.bringBack(
+      start,
+      target.kernelId,
+      true,
+      async (snapshot, follow) => ({
+        ...(await client.reset(target.kernelId, follow)),
+        // It may have come from memory, from another one that is the same.
+        snapshot
+      })
+    );
+  }
+
   /** Start a new kernel from a snapshot, beside whatever runs. */
   async fork(snapshot: ISnapshot): Promise<void> {
     const { model, trans, trust } = this.parts;

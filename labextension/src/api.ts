@@ -7,8 +7,11 @@ import type {
   ICheckpointAnswer,
   IForkAnswer,
   IImportResult,
+  ILessonDetails,
+  ILessonsAnswer,
   IPage,
   IProblem,
+  IPublishResult,
   IRestoreAnswer,
   ISnapshot,
   ISnapshotDetails,
@@ -304,6 +307,47 @@ export class SnapshotClient {
     );
   }
 
+  /** The lessons that can be started. */
+  async lessons(): Promise<ILessonsAnswer> {
+    return this.request('GET', 'lessons');
+  }
+
+  /** What is to be known of one before it is started. */
+  async lesson(title: string): Promise<ILessonDetails> {
+    return this.request('GET', lessonPath(title));
+  }
+
+  /** Have others start from a snapshot. */
+  async publish(
+    body: { snapshot: string; title: string; note?: string },
+    follow: IFollow = {}
+  ): Promise<IPublishResult> {
+    return this.run('lessons', body, follow);
+  }
+
+  /** Take a lesson away. */
+  async withdraw(title: string): Promise<void> {
+    await this.request('DELETE', lessonPath(title));
+  }
+
+  /**
+   * Start a new kernel from a lesson, with a notebook of its own.
+   *
+   * @param body With the publisher's key, if somebody has just said that it is trusted.
+   */
+  async startLesson(
+    title: string,
+    body: { directory?: string; path?: string; trust?: string },
+    follow: IFollow = {}
+  ): Promise<IForkAnswer> {
+    return this.run(`${lessonPath(title)}/start`, body, follow);
+  }
+
+  /** Bring a kernel back to the snapshot that it was forked from. */
+  async reset(kernelId: string, follow: IFollow = {}): Promise<IRestoreAnswer> {
+    return this.run(kernelPath(kernelId, 'reset'), {}, follow);
+  }
+
   /** Begin an operation and wait for its result. */
   private async run<T>(
     path: string,
@@ -376,7 +420,11 @@ const LAST: Record<Operation, Action> = {
   fork: 'forked',
   import: 'durable',
   travel: 'travelled',
-  keep: 'durable'
+  keep: 'durable',
+  reset: 'restored',
+  start: 'forked',
+  // No event tells of that: it is asked for.
+  publish: 'failed'
 };
 
 /**
@@ -432,6 +480,10 @@ class Listener {
 
 function snapshotPath(name: string): string {
   return `snapshots/${encodeURIComponent(name)}`;
+}
+
+function lessonPath(title: string): string {
+  return `lessons/${encodeURIComponent(title)}`;
 }
 
 function kernelPath(kernelId: string, operation: string): string {

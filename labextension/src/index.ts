@@ -34,6 +34,14 @@ import { RunningSnapshots } from './running';
 import { Settings } from './settings';
 import { StatusItem } from './status';
 import { Targets } from './targets';
+import { addLessonCards } from './teaching/cards';
+import {
+  addTeachingCommands,
+  resetButton,
+  TeachingCommandIDs
+} from './teaching/commands';
+import { Lessons } from './teaching/lessons';
+import { Teaching } from './teaching/teaching';
 import { addTimelineBars } from './timeline/bar';
 import {
   addTimelineCommands,
@@ -53,6 +61,7 @@ export interface ISnapshots {
   targets: Targets;
   sleepers: Sleepers;
   settings: Settings;
+  lessons: Lessons;
 }
 
 /** What the other plugins stand on. */
@@ -116,6 +125,15 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       notices,
       trust
     });
+    const lessons = new Lessons(model);
+    const teaching = new Teaching(
+      model,
+      lessons,
+      notices,
+      docManager,
+      sleepers,
+      trans
+    );
     const panel = new SnapshotPanel({
       model,
       actions,
@@ -125,6 +143,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       services: serviceManager,
       bundles,
       trust,
+      lessons,
+      teaching,
       trans
     });
     const showPanel = (snapshot?: string) => {
@@ -136,6 +156,16 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     actions.show = showPanel;
     bundles.show = showPanel;
     const meant = new Meant(app, model, targets);
+    addTeachingCommands({
+      commands,
+      actions,
+      model,
+      targets,
+      meant,
+      lessons,
+      teaching,
+      trans
+    });
     addBundleCommands({ commands, model, meant, bundles, trust, trans });
     addCommands({
       app,
@@ -169,6 +199,9 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
         timelineButton(commands, widget)
       );
     }
+    toolbars?.addFactory('Notebook', 'lesson-reset', widget =>
+      resetButton(commands, widget)
+    );
     new ResumedCells(model, targets, serviceManager.kernels);
     addSleepNotices(targets, sleepers, trans);
 
@@ -176,7 +209,10 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     for (const command of [
       ...Object.values(CommandIDs),
       ...Object.values(TimelineIDs),
-      ...Object.values(BundleCommandIDs)
+      ...Object.values(BundleCommandIDs),
+      TeachingCommandIDs.startHere,
+      TeachingCommandIDs.reset,
+      TeachingCommandIDs.publish
     ]) {
       palette?.addItem({ command, category, args: { isPalette: true } });
     }
@@ -199,7 +235,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     }
     void model.refresh();
     void app.restored.then(() => model.probe());
-    return { model, actions, targets, sleepers, settings };
+    void app.restored.then(() => lessons.refresh());
+    return { model, actions, targets, sleepers, settings, lessons };
   }
 };
 
@@ -276,6 +313,7 @@ const launcher: JupyterFrontEndPlugin<void> = {
     if (launcher) {
       addRestoreCard(app.commands, launcher, snapshots.model, trans);
       addSleepCards(launcher, snapshots.model, trans);
+      addLessonCards(launcher, snapshots.lessons, trans);
     }
   }
 };

@@ -272,6 +272,55 @@ export interface IImportResult {
   warnings: string[];
 }
 
+/** A prepared state that somebody has published. */
+export interface ILesson {
+  title: string;
+  note: string;
+  /** What that one is called here, or else by themselves. */
+  publisher: string;
+  /** ISO 8601. */
+  published: string;
+  /** Public key of whoever has published it, hexadecimal. */
+  signer: string;
+  /** Whether the user or the administrator trusts that one. */
+  trusted: boolean;
+  /** Whether this user has published it. */
+  own: boolean;
+  /** Of memory that it holds. */
+  bytes: number;
+  kernel_name: string;
+  /** How often it was started; null if that is not known, or not to this user. */
+  starts: number | null;
+}
+
+/** What is to be known of a lesson before it is started. */
+export interface ILessonDetails {
+  lesson: ILesson;
+  /** What it needs and does not find on the server's machine, in sentences. */
+  missing: string[];
+}
+
+/** What there is to start from. */
+export interface ILessonsAnswer {
+  /** URL or directory; empty if the administrator has named none. */
+  where: string;
+  lessons: ILesson[];
+}
+
+/** A lesson is published. */
+export interface IPublishResult {
+  title: string;
+  /** Its name in the user's own store. */
+  snapshot: string;
+  url: string;
+  /** Bytes of memory that it holds. */
+  logical: number;
+  /** That were sent. */
+  bytes: number;
+  elapsed_ms: number;
+  warnings: string[];
+}
+
 /** A problem document (RFC 9457). */
 export interface IProblem {
   type: string;
@@ -298,7 +347,10 @@ export type Operation =
   | 'undo'
   | 'import'
   | 'travel'
-  | 'keep';
+  | 'keep'
+  | 'reset'
+  | 'start'
+  | 'publish';
 
 /** An operation, as it is now. */
 export interface ITask {
@@ -314,6 +366,7 @@ export interface ITask {
     | IForkAnswer
     | IImportResult
     | ITravelAnswer
+    | IPublishResult
     | ISnapshot
     | null;
   error: IProblem | null;

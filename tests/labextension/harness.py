@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -302,6 +302,7 @@ def lab(
     settings: Mapping[str, dict[str, Any]] | None = None,
     *options: str,
     is_shared: bool = False,
+    browser: Browser | None = None,
 ) -> Iterator[LabServer]:
     """JupyterLab for a user, in this theme.
 
@@ -309,6 +310,7 @@ def lab(
         settings: of JupyterLab's plugins, by their names.
         options: of the server.
         is_shared: with jupyter-collaboration, which is left alone otherwise.
+        browser: that there is already; a process can have but one.
     """
     home = user.home
     config, shared = home / "config", home / "data" / "labextensions"
@@ -334,5 +336,6 @@ def lab(
     options = (f"--LabApp.app_dir={static}", *options)
     if not is_shared:
         options = ("--YDocExtension.disable_rtc=True", *options)
-    with jupyter_server(user, *options, serve=_LAB) as server, chromium() as browser:
-        yield LabServer(server, browser, options)
+    with jupyter_server(user, *options, serve=_LAB) as server, ExitStack() as stack:
+        found = browser or stack.enter_context(chromium())
+        yield LabServer(server, found, options)

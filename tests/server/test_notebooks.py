@@ -238,6 +238,21 @@ def test_forks(server: Server) -> None:
     assert reading.front_end.value("rows()") == "4"
 
 
+def test_classroom(server: Server) -> None:
+    reading = read(server, "classroom.ipynb")
+    assert reading.cell("import random").text.startswith("20000 ")
+    (published,) = reading.printed("import subprocess")
+    assert published.startswith("Lesson Lesson 3 is at file:///"), published
+    assert published.count("Lesson 3") == 2
+    (paths,) = reading.printed("import jupyter_cr\n")
+    assert len(set(paths.splitlines())) == 3
+    assert reading.printed("from jupyter_client") == ["0 20000 20000"]
+    assert reading.printed("from contextlib") == ["20000 20000 20000"]
+    assert "before-lesson-3" in reading.cell("%snapshots").text
+    withdrawn = reading.cell('print(cr("withdraw"').text
+    assert "No lessons are published." in withdrawn
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_is_for_the_reader_to_run(path: Path) -> None:
     """Valid, and without outputs."""

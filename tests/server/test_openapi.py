@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from jupyter_cr import bundles, comparing, errors, image, operations, store
+from jupyter_cr import bundles, comparing, errors, image, lessons, operations, store
 from jupyter_cr.engine import describe
 from jupyter_cr.kernels.inspection import Variable
 from jupyter_cr.server import (
@@ -24,6 +24,7 @@ from jupyter_cr.server import (
     tasks,
     timeline,
 )
+from jupyter_cr.server import lessons as served
 from jupyter_cr.tracer.capabilities import Capability
 
 OPENAPI: dict[str, Any] = yaml.safe_load(handlers.openapi())
@@ -54,6 +55,9 @@ ANSWERS: dict[str, type] = {
         image.NotebookFacts,
         image.Outcome,
         image.RunningRequest,
+        lessons.LessonDetails,
+        lessons.LessonInfo,
+        lessons.PublishResult,
         operations.SnapshotDetails,
         problems.Problem,
         answers.CheckpointAnswer,
@@ -63,6 +67,8 @@ ANSWERS: dict[str, type] = {
         answers.TwinsAnswer,
         points.Point,
         points.Run,
+        served.KernelLesson,
+        served.LessonsAnswer,
         store.Snapshot,
         timeline.TimelineAnswer,
         timeline.TravelAnswer,
@@ -81,6 +87,8 @@ REQUESTS: dict[str, type[msgspec.Struct]] = {
         requests.TimelineRequest,
         requests.TravelRequest,
         requests.UpdateRequest,
+        served.PublishRequest,
+        served.StartRequest,
     )
 }
 

@@ -69,7 +69,10 @@ def collect(status: Status, results: Sequence[Result]) -> Record:
 
 def rebuild_calls(record: Record, now: Record) -> list[Call]:
     """From the credentials `now` to those recorded. In an unprivileged user namespace
-    the ids are the same and only the capabilities have to be given up."""
+    the ids are the same and only the capabilities have to be given up. Where the process
+    was another user's, and we may not become that one, it is ours."""
+    if record.uids != now.uids and now.uids[0] != 0 and len({*record.uids}) == 1:
+        record = _adopted(record, now)
     calls: list[Call] = []
     if record.groups != now.groups and _may_set_groups(now):
         groups = struct.pack(f"<{len(record.groups)}I", *record.groups)
@@ -102,6 +105,19 @@ def rebuild_calls(record: Record, now: Record) -> list[Call]:
     if record.dumpable in (0, _SUID_DUMP_USER):
         calls.append(Call("prctl", (_PR_SET_DUMPABLE, record.dumpable)))
     return calls
+
+
+def _adopted(record: Record, now: Record) -> Record:
+    return msgspec.structs.replace(
+        record,
+        uids=now.uids,
+        gids=now.gids,
+        groups=now.groups,
+        inheritable=0,
+        permitted=0,
+        effective=0,
+        ambient=0,
+    )
 
 
 _HEADER = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)

@@ -15,6 +15,9 @@ import { isHibernated, type SnapshotModel } from '../model';
 import type { Settings } from '../settings';
 import type { Sleepers } from '../sleep/sleepers';
 import type { Targets } from '../targets';
+import type { Lessons } from '../teaching/lessons';
+import { LessonsSection } from '../teaching/section';
+import type { Teaching } from '../teaching/teaching';
 import {
   HibernateButton,
   ImportButton,
@@ -41,6 +44,8 @@ export interface IPanelParts {
   services: ServiceManager.IManager;
   bundles: Bundles;
   trust: Trust;
+  lessons: Lessons;
+  teaching: Teaching;
   trans: TranslationBundle;
 }
 
@@ -83,6 +88,7 @@ export class SnapshotPanel extends ReactWidget {
   protected onAfterShow(msg: Message): void {
     super.onAfterShow(msg);
     void this.parts.model.update();
+    void this.parts.lessons.refresh();
     this.asked.emit(this.request);
   }
 
@@ -259,6 +265,11 @@ function Content(
       ) : model.isLoaded && model.canCheckpoint ? (
         <Lesson trans={trans} />
       ) : null}
+      <LessonsSection
+        lessons={props.lessons}
+        teaching={props.teaching}
+        trans={trans}
+      />
     </>
   );
 }
