@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import a_user
 from tests.labextension.harness import BUNDLE, CHROMIUM, LabServer, lab
+
+
+CORE = "test_lab.py"
+"""What everybody does first. All else in a browser takes a processor for minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the others to `make test-long`."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.name != CORE:
+            item.add_marker(pytest.mark.long)
 
 
 def require_lab() -> None:
