@@ -10,7 +10,6 @@ import pytest
 from tests.conftest import a_user
 from tests.labextension.harness import BUNDLE, CHROMIUM, LabServer, lab
 
-
 CORE = "test_lab.py"
 """What everybody does first. All else in a browser takes a processor for minutes."""
 
