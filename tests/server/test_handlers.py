@@ -17,7 +17,12 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 def every_verb() -> Iterator[tuple[str, str]]:
     for path, item in OPENAPI["paths"].items():
         address = path[1:].format(
-            name="a", kernel_id=NOBODY, task_id="0", msg_id="0", document_id="0"
+            name="a",
+            title="a",
+            kernel_id=NOBODY,
+            task_id="0",
+            msg_id="0",
+            document_id="0",
         )
         for verb in ("get", "post", "put", "patch", "delete"):
             if verb in item:
@@ -69,7 +74,8 @@ def test_an_authorizer_decides(tmp_path: Path) -> None:
         for verb, address in every_verb():
             status, answer, _ = server.fetch(verb, address, body_for(verb))
             if verb == "GET":
-                assert status in (200, 404), address
+                # 400: no place is set for lessons.
+                assert status in (200, 400, 404), address
             else:
                 assert status == 403, (verb, address)
                 assert "not authorized to write" in answer["detail"]
