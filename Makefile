@@ -34,11 +34,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@touch $@
 
-test: lint test-labextension $(BROWSER_STAMP) chromium ## lint, types, and all tests but those that take minutes
+test: lint test-labextension ## lint, types, and all tests but those that take minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long'
 
-test-long: $(BROWSER_STAMP) $(BUNDLE) chromium ## the tests that take minutes
+test-long: $(BROWSER_STAMP) $(BUNDLE) chromium ## the tests that take minutes, or a browser
 	$(BIN)/python -m pytest -m long --timeout 1800
 
 bench: $(STAMP) ## measure downtime, restore and fork beside their limits

@@ -107,6 +107,7 @@ def test_two_snapshots(arguments: tuple[str, ...], user: User) -> None:
         original.do("child.kill(); child.wait()")
 
 
+@pytest.mark.long
 def test_a_snapshot_and_itself(user: User) -> None:
     with compared_kernel(user) as (cr, original):
         original.do(BEFORE)
@@ -120,6 +121,7 @@ def test_a_snapshot_and_itself(user: User) -> None:
         assert found["variables"]["problem"]
 
 
+@pytest.mark.long
 def test_a_snapshot_in_the_middle_of_its_cell(user: User) -> None:
     """The rest of the cell is not run in the forks."""
     with compared_kernel(user, "--ext=jupyter_cr") as (cr, original):
@@ -134,6 +136,7 @@ def test_a_snapshot_in_the_middle_of_its_cell(user: User) -> None:
         assert log.read_text() == ".."
 
 
+@pytest.mark.long
 def test_a_kernel_that_is_busy(user: User) -> None:
     with compared_kernel(user) as (cr, original):
         one = cr.checkpoint(original.pid)

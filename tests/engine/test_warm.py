@@ -204,6 +204,7 @@ def test_children_and_shared_memory_come_back(cr: CommandLine, original: Kernel)
         cr.user.run(*_rm(cr, name), timeout=LIMIT)
 
 
+@pytest.mark.long
 def test_there_and_back_through_all_that_has_been(
     cr: CommandLine, original: Kernel
 ) -> None:

@@ -10,14 +10,11 @@ import pytest
 from tests.conftest import a_user
 from tests.labextension.harness import BUNDLE, CHROMIUM, LabServer, lab
 
-CORE = "test_lab.py"
-"""What everybody does first. All else in a browser takes a processor for minutes."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the others to `make test-long`."""
+    """A browser takes a processor for minutes."""
     for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.name != CORE:
+        if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.long)
 
 

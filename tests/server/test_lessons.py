@@ -192,6 +192,7 @@ def test_back_to_the_beginning(servers: tuple[Server, Server]) -> None:
     assert front_end.run("print(len(data))") == "1000"
 
 
+@pytest.mark.long
 def test_kernels_of_a_lesson_share_its_memory(servers: tuple[Server, Server]) -> None:
     teacher, student = servers
     publish(teacher)
@@ -204,6 +205,7 @@ def test_kernels_of_a_lesson_share_its_memory(servers: tuple[Server, Server]) ->
         assert full.uss < 24 << 20, full
 
 
+@pytest.mark.long
 def test_withdrawn_by_the_publisher_only(servers: tuple[Server, Server]) -> None:
     teacher, student = servers
     publish(teacher)
@@ -228,6 +230,7 @@ def test_withdrawn_by_the_publisher_only(servers: tuple[Server, Server]) -> None
     assert [lesson["title"] for lesson in lessons(student)] == [TITLE]
 
 
+@pytest.mark.long
 def test_whom_the_administrator_trusts(people: tuple[User, User], place: Path) -> None:
     teacher_user, student_user = people
     signers = place.parent / f"{place.name}.json"
@@ -252,6 +255,7 @@ def test_whom_the_administrator_trusts(people: tuple[User, User], place: Path) -
         signers.unlink(missing_ok=True)
 
 
+@pytest.mark.long
 def test_on_the_command_line(people: tuple[User, User], place: Path) -> None:
     teacher_user, student_user = people
     teacher, student = CommandLine(teacher_user), CommandLine(student_user)

@@ -164,6 +164,7 @@ def test_run_all_stops_at_an_error(server: Server) -> None:
     assert [len(kernel.front_end.of(each)) for each in requests[2:]] == [2, 2]
 
 
+@pytest.mark.long
 def test_two_front_ends(server: Server) -> None:
     """Cells of both wait at one gate, in the order in which they came."""
     kernel = Kernel(server)
@@ -180,6 +181,7 @@ def test_two_front_ends(server: Server) -> None:
     assert len(kernel.points) == 8
 
 
+@pytest.mark.long
 def test_a_page_that_is_closed(server: Server) -> None:
     """Its cells are run, as they are without a timeline."""
     kernel = Kernel(server)
@@ -194,6 +196,7 @@ def test_a_page_that_is_closed(server: Server) -> None:
     assert kernel.value() == "4"
 
 
+@pytest.mark.long
 def test_silent_code_counts(server: Server) -> None:
     """Widgets and inspectors change a kernel without a cell."""
     kernel = Kernel(server)
@@ -218,6 +221,7 @@ thread = threading.Thread(target=count); thread.start()
 """
 
 
+@pytest.mark.long
 def test_a_thread_counts(server: Server) -> None:
     """A kernel that computes between two cells goes back to what it was before the second,
     and not to what it was after the first."""
@@ -240,6 +244,7 @@ x = "ended"
 """
 
 
+@pytest.mark.long
 def test_in_the_middle_of_a_cell(server: Server) -> None:
     """It is undone, what waits behind it is not run, and forward it goes on."""
     kernel = Kernel(server)
@@ -267,6 +272,7 @@ def died(kernel: Kernel) -> list[str]:
     return [r["cell_id"] for r in runs + timeline["since"] if r["outcome"] == "died"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "end",
     ["import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "import os; os._exit(3)"],
@@ -286,6 +292,7 @@ def test_a_cell_that_ends_the_kernel(server: Server, end: str) -> None:
     assert kernel.value() == "1"
 
 
+@pytest.mark.long
 def test_a_restart_is_undone(server: Server) -> None:
     kernel = Kernel(server)
     kernel.run("x = 1")
@@ -304,6 +311,7 @@ def test_a_restart_is_undone(server: Server) -> None:
     assert kernel.value() is None
 
 
+@pytest.mark.long
 def test_a_restore_is_undone(server: Server) -> None:
     """By other means: a magic, the panel."""
     kernel = Kernel(server)
@@ -364,6 +372,7 @@ def test_notebooks(server: Server, is_early: bool) -> None:
     assert kernel.value() == "1"
 
 
+@pytest.mark.long
 def test_what_is_no_notebook(server: Server) -> None:
     kernel = Kernel(server)
     path = f"jupyter-cr/kernels/{kernel.id}/timeline/runs/abc/document"
@@ -376,6 +385,7 @@ def test_what_is_no_notebook(server: Server) -> None:
     assert server.fetch("GET", base)[0] == 404
 
 
+@pytest.mark.long
 def test_it_is_remembered(server: Server) -> None:
     kernel = Kernel(server)
     kernel.run("x = 1")
@@ -465,6 +475,7 @@ def test_the_switch_from_within(server: Server, place: str) -> None:
     assert not kernel.timeline["is_on"], printed
 
 
+@pytest.mark.long
 def test_points_are_thinned(user: User) -> None:
     """What the policy does not keep goes, but for where the kernel is, and the one before;
     what is left can be gone back to."""
@@ -483,6 +494,7 @@ def test_points_are_thinned(user: User) -> None:
         assert {snapshot["name"] for snapshot in left} == set(kernel.points)
 
 
+@pytest.mark.long
 def test_memory_is_limited(user: User) -> None:
     with jupyter_server(user, "--SnapshotExtension.timeline_mib=100") as server:
         kernel = Kernel(server)
@@ -497,6 +509,7 @@ def test_memory_is_limited(user: User) -> None:
         assert kernel.value("y") is None
 
 
+@pytest.mark.long
 def test_nothing_is_left(user: User) -> None:
     """Neither of a server that stops nor of one that was killed."""
     store = user.environment["JUPYTER_CR_HOME"]
@@ -515,6 +528,7 @@ def test_nothing_is_left(user: User) -> None:
         assert not os.listdir(f"{store}/snapshots")
 
 
+@pytest.mark.long
 def test_a_kernel_that_hibernates_needs_no_memory(server: Server) -> None:
     kernel = Kernel(server)
     kernel.run("x = 1")
