@@ -10,7 +10,7 @@ BUNDLE := jupyter_cr/labextension/package.json
 CHROMIUM := /usr/bin/chromium
 
 # Tests wait more than they compute.
-WORKERS ?= 4
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help venv test test-long bench demo lab labextension test-labextension \

@@ -161,6 +161,7 @@ def differences(before: object, after: object, where: str = "") -> list[str]:
     return [f"{where}: {before!r} -> {after!r}"] if before != after else []
 
 
+@pytest.mark.alone
 def test_all_that_linux_holds(user: User) -> None:
     with (
         command_line(user) as cr,
@@ -495,6 +496,7 @@ def count(output: Path) -> int:
     return len(lines)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("what", ["bash", "perl", "C", "static C"])
 def test_other_languages(user: User, what: str) -> None:
     """Computing, in the middle of a loop, with registers and heap and stack in use."""

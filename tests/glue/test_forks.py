@@ -181,6 +181,7 @@ def test_forks_of_forks_are_refused(user: User) -> None:
         assert original.value("type(error).__name__") == "'TargetError'"
 
 
+@pytest.mark.long
 def test_a_cell(user: User) -> None:
     with forking_kernel(user) as (_, original):
         code = (
@@ -211,6 +212,7 @@ def test_a_cell_is_kept(user: User) -> None:
         assert answer_after(original, f"%restore {name}", "x") == "41"
 
 
+@pytest.mark.long
 def test_a_fork_takes_the_place(user: User) -> None:
     with forking_kernel(user) as (cr, original):
         try:
