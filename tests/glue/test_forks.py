@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from jupyter_cr.engine.identity import SEED_NAME
 from tests.conftest import User
