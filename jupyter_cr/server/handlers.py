@@ -359,6 +359,8 @@ class RunDocumentHandler(_Handler):
     @_verb
     async def put(self, kernel_id: str, msg_id: str) -> None:
         await self.timelines.note_document(kernel_id, msg_id, self.request.body)
+        self.set_status(204)
+        self.finish()
 
 
 class LessonsHandler(_Handler):
