@@ -33,10 +33,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar, cast
 
 import msgspec
 
-from jupyter_cr import bundles, lessons, operations
+from jupyter_cr import operations
 from jupyter_cr.engine.waiter import become_waiter
 from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
 from jupyter_cr.image import NotebookFacts
@@ -53,6 +54,8 @@ __all__ = ["main"]
 
 _ENGINE = ("jupyter_cr.engine.checkpoint", "jupyter_cr.engine.restore")
 _PROGRESS_INTERVAL_S = 0.05
+
+T = TypeVar("T")
 
 
 class _Request(msgspec.Struct, frozen=True, tag_field="op", forbid_unknown_fields=True):
@@ -195,6 +198,9 @@ class _Export(_Request, frozen=True, tag="export"):
     fd: int
 
     def run(self, progress: _Progress) -> object:
+        # Imported where needed: all of them would have to wait for it.
+        from jupyter_cr import bundles
+
         with os.fdopen(self.fd, "wb") as stream:
             return bundles.export_snapshot(self.name, stream)
 
@@ -205,21 +211,25 @@ class _Import(_Request, frozen=True, tag="import"):
     name: str | None = None
 
     def run(self, progress: _Progress) -> object:
+        from jupyter_cr import bundles
+
         with os.fdopen(self.fd, "rb") as stream:
             return bundles.import_snapshot(stream, self.source, name=self.name)
 
 
 class _PublishLesson(_Request, frozen=True, tag="publish-lesson"):
     name: str
-    place: lessons.Place
+    place: msgspec.Raw
     title: str = ""
     note: str | None = None
     publisher: str = ""
 
     def run(self, progress: _Progress) -> object:
+        from jupyter_cr import lessons
+
         return lessons.publish_lesson(
             self.name,
-            self.place,
+            _decode(self.place, lessons.Place),
             title=self.title,
             note=self.note,
             publisher=self.publisher,
@@ -229,19 +239,22 @@ class _PublishLesson(_Request, frozen=True, tag="publish-lesson"):
 
 class _ObtainLesson(_Request, frozen=True, tag="obtain-lesson"):
     title: str
-    place: lessons.Place
+    place: msgspec.Raw
     trust: str = ""
 
     def run(self, progress: _Progress) -> object:
-        return lessons.obtain_lesson(
-            self.title, self.place, trust=self.trust, progress=progress
-        )
+        from jupyter_cr import lessons
+
+        place = _decode(self.place, lessons.Place)
+        return lessons.obtain_lesson(self.title, place, trust=self.trust, progress=progress)
 
 
 class _WarmLesson(_Request, frozen=True, tag="warm-lesson"):
     name: str
 
     def run(self, progress: _Progress) -> object:
+        from jupyter_cr import lessons
+
         return lessons.warm_lesson(self.name)
 
 
@@ -304,14 +317,19 @@ class _Progress:
         _send(self._answers, LiveLine.of(result))
 
 
-def _understand(line: bytes) -> _AnyRequest:
+def _decode(data: bytes | msgspec.Raw, type_: type[T]) -> T:
     try:
-        request: _AnyRequest = msgspec.json.decode(line, type=_AnyRequest)
+        return msgspec.json.decode(data, type=type_)
     except msgspec.MsgspecError as error:
         raise UsageError(
             f"The request is not understood: {error}.",
             "Lines of JSON are needed, as jupyter_cr/engine/__main__.py says.",
         ) from error
+
+
+def _understand(line: bytes) -> _AnyRequest:
+    # A union is no class, as mypy has it.
+    request: _AnyRequest = _decode(line, cast("type[_AnyRequest]", _AnyRequest))
     return request
 
 

@@ -13,8 +13,8 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -37,7 +37,14 @@ from jupyter_cr.kernels.records import KernelRecord
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
 
-__all__ = ["Adoption", "Revival", "Running", "SnapshotProvisioner", "reap"]
+__all__ = [
+    "Adoption",
+    "Revival",
+    "Running",
+    "SnapshotProvisioner",
+    "reap",
+    "telling_before_swap",
+]
 
 _REAP_LIMIT_S = 1.0
 
@@ -273,31 +280,14 @@ class SnapshotProvisioner(LocalProvisioner):
             CheckpointRestoreError: as the engine did.
         """
 
-        def report(phase: str, fraction: float) -> None:
-            if phase == "swap" and before is not None:
-                before()
-            if progress is not None:
-                progress(phase, fraction)
-
-        async with self._exchange:
-            self._exchanging = True
-            try:
-                request = {
-                    "op": "restore",
-                    "name": snapshot,
-                    "replacing": self.pid,
-                    "lazy": lazy,
-                    "asked_within": asked_within,
-                    "stay": True,
-                }
-                running = await engine.run(request, Running, report)
-                former = self.process
-                self._take_process(engine.process, running.pid)
-                if former is not None:
-                    await reap(former)
-            finally:
-                self._exchanging = False
-        return running
+        request = {
+            "op": "restore",
+            "name": snapshot,
+            "lazy": lazy,
+            "asked_within": asked_within,
+        }
+        async with self._being_exchanged():
+            return await self._have_exchanged(engine, request, progress, before)
 
     async def reset(
         self,
@@ -323,44 +313,56 @@ class SnapshotProvisioner(LocalProvisioner):
         path = os.path.abspath(self.parent.connection_file)
         ours = read_connection(Path(path))
 
-        def report(phase: str, fraction: float) -> None:
-            if phase == "swap" and before is not None:
-                before()
-            if progress is not None:
-                progress(phase, fraction)
-
-        async with self._exchange:
-            self._exchanging = True
-            try:
-                request = {
-                    "op": "fork",
-                    "name": snapshot,
-                    "connection_file": path,
-                    "replacing": self.pid,
-                    "asked_within": abandoned is not None,
-                    "stay": True,
-                }
-                running = await engine.run(request, Running, report)
-                former = self.process
-                self._take_process(engine.process, running.pid)
-                if former is not None:
-                    await reap(former)
-                is_renewed = await renew_key(
-                    running.pid,
-                    {**ours, "key": original["key"]},
-                    ours["key"],
-                    snapshot=snapshot,
-                    connection_file=path,
-                    abandoned=abandoned or (),
-                )
-            finally:
-                self._exchanging = False
+        request = {
+            "op": "fork",
+            "name": snapshot,
+            "connection_file": path,
+            "asked_within": abandoned is not None,
+        }
+        async with self._being_exchanged():
+            running = await self._have_exchanged(engine, request, progress, before)
+            is_renewed = await renew_key(
+                running.pid,
+                {**ours, "key": original["key"]},
+                ours["key"],
+                snapshot=snapshot,
+                connection_file=path,
+                abandoned=abandoned or (),
+            )
         if not is_renewed and original["key"] != ours["key"]:
             raise RestoreError(
                 f"Kernel {self.kernel_id} was put back to {snapshot}, but does not take "
                 "its session key: nobody can talk with it.",
                 "Restart it, and fork the snapshot into another notebook.",
             )
+        return running
+
+    @asynccontextmanager
+    async def _being_exchanged(self) -> AsyncIterator[None]:
+        """Signals wait, and the kernel is alive for all who ask."""
+        async with self._exchange:
+            self._exchanging = True
+            try:
+                yield
+            finally:
+                self._exchanging = False
+
+    async def _have_exchanged(
+        self,
+        engine: EngineProcess,
+        request: Mapping[str, Any],
+        progress: Progress | None,
+        before: Callable[[], None] | None,
+    ) -> Running:
+        running = await engine.run(
+            {**request, "replacing": self.pid, "stay": True},
+            Running,
+            telling_before_swap(progress, before),
+        )
+        former = self.process
+        self._take_process(engine.process, running.pid)
+        if former is not None:
+            await reap(former)
         return running
 
     async def poll(self) -> int | None:
@@ -385,6 +387,24 @@ class SnapshotProvisioner(LocalProvisioner):
         if not restart and self._record is not None:
             self._record.remove()
         await super().cleanup(restart=restart)
+
+
+def telling_before_swap(
+    progress: Progress | None, before: Callable[[], None] | None
+) -> Progress:
+    """Progress of an exchange.
+
+    Args:
+        before: called when the tree that runs now is about to be ended.
+    """
+
+    def report(phase: str, fraction: float) -> None:
+        if phase == "swap" and before is not None:
+            before()
+        if progress is not None:
+            progress(phase, fraction)
+
+    return report
 
 
 async def reap(process: Any) -> None:

@@ -12,7 +12,12 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from jupyter_cr.errors import RestoreError
 from jupyter_cr.kernels.engine_process import EngineProcess, Progress
-from jupyter_cr.kernels.provisioner import Running, SnapshotProvisioner, reap
+from jupyter_cr.kernels.provisioner import (
+    Running,
+    SnapshotProvisioner,
+    reap,
+    telling_before_swap,
+)
 
 __all__ = ["replace_foreign", "require_provisioner"]
 
@@ -70,12 +75,6 @@ async def replace_foreign(
     """
     provisioner: LocalProvisioner = manager.provisioner
 
-    def report(phase: str, fraction: float) -> None:
-        if phase == "swap":
-            before()
-        if progress is not None:
-            progress(phase, fraction)
-
     request = {
         "op": "restore",
         "name": snapshot,
@@ -83,7 +82,7 @@ async def replace_foreign(
         "asked_within": asked_within,
         "stay": True,
     }
-    running = await engine.run(request, Running, report)
+    running = await engine.run(request, Running, telling_before_swap(progress, before))
     former: Any = provisioner.process
     provisioner.process = engine.process
     provisioner.pid = running.pid
