@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.own_network import enter_own_network
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,12 +37,16 @@ _BECOME_ORDINARY = (
 
 def pytest_configure() -> None:
     """Programs under test are interrupted. A shell without job control starts what runs in
-    the background with that ignored, and ignored signals are inherited."""
+    the background with that ignored, and ignored signals are inherited. And tests that run
+    side by side do not take ports from one another."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             is_interrupt = number == signal.SIGINT
             handler = signal.default_int_handler if is_interrupt else signal.SIG_DFL
             signal.signal(number, handler)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with suppress(PermissionError):
+            enter_own_network()
 
 
 @pytest.hookimpl(optionalhook=True)

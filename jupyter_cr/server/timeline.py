@@ -92,6 +92,7 @@ class Timeline:
         patience_s: how long a cell waits for a point.
         changed: called when there is something new to tell.
         taken: called with each new point.
+        lost: called with the name of a point that there may be, but not in here.
 
     Attributes:
         lock: held by whoever makes a point of the kernel, or brings it to one.
@@ -109,6 +110,7 @@ class Timeline:
         patience_s: float,
         changed: Callable[[], None],
         taken: Callable[[], None],
+        lost: Callable[[str], None],
     ) -> None:
         self.kernel_id = kernel_id
         self.points = Points()
@@ -126,6 +128,7 @@ class Timeline:
         self._patience_s = patience_s
         self._changed = changed
         self._taken = taken
+        self._lost = lost
         self._gives_up = False
         self._is_touched = False
         self._has_crashed = False
@@ -403,6 +406,8 @@ class Timeline:
             if name in self.points:
                 self.points.remove(name)
                 self._changed()
+            # Called off at the last moment, it has been made all the same.
+            self._lost(name)
             raise
         self._taken()
 

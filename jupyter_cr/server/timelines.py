@@ -83,6 +83,8 @@ class Timelines:
         """Kernel id -> whether it is to have one."""
         self._announced: set[str] = set()
         self._gone: dict[str, float] = {}
+        self._unneeded: set[str] = set()
+        """Points that belong to no timeline any more."""
         self._thinning: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._falling_asleep: asyncio.Task[None] | None = None
@@ -275,7 +277,7 @@ class Timelines:
     async def _look_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            if self._timelines:
+            if self._timelines or self._unneeded:
                 self._thin_soon()
 
     async def stop(self) -> None:
@@ -309,6 +311,7 @@ class Timelines:
                 patience_s=self._patience_s,
                 changed=lambda: self._changed(kernel_id),
                 taken=self._thin_soon,
+                lost=self._lost,
             )
             self._service.spare.prepare()
             timeline.switch_on()
@@ -319,10 +322,18 @@ class Timelines:
         timeline = self._timelines.pop(kernel_id, None)
         if timeline is None:
             return
-        names = await timeline.switch_off()
-        with suppress(StorageError, ImageError):
-            await asyncio.to_thread(self._remove, names)
+        self._unneeded.update(await timeline.switch_off())
+        await self._remove_unneeded()
         self._changed(kernel_id)
+
+    def _lost(self, name: str) -> None:
+        self._unneeded.add(name)
+        self._thin_soon()
+
+    async def _remove_unneeded(self) -> None:
+        """What is still being saved, or read, goes the next time."""
+        if names := tuple(self._unneeded):
+            self._unneeded.difference_update(await asyncio.to_thread(self._remove, names))
 
     def _changed(self, kernel_id: str) -> None:
         """Tell, once for all that changes in one turn of the event loop."""
@@ -381,6 +392,7 @@ class Timelines:
             self._thinning = asyncio.ensure_future(self._thin())
 
     async def _thin(self) -> None:
+        await self._remove_unneeded()
         for kernel_id in [k for k in self._timelines if k not in self._kernels]:
             await self._forget_gone(kernel_id)
         for timeline in list(self._timelines.values()):

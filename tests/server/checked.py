@@ -101,7 +101,9 @@ class CheckedServer(Server):
         return {s["name"] for s in self.get("jupyter-cr/snapshots?limit=0")["snapshots"]}
 
     def clear(self) -> None:
-        """Without kernels, sessions and snapshots again."""
+        """Without kernels, sessions and snapshots again, and nothing more to be told."""
+        for task in self.get("jupyter-cr/tasks")["tasks"]:
+            self.wait(task)
         for session in self.get("api/sessions"):
             self.fetch("DELETE", f"api/sessions/{session['id']}")
         for kernel_id in self.kernels():

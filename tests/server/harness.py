@@ -143,6 +143,17 @@ class FrontEnd:
         text = "".join(m["content"]["text"] for m in mine if m["msg_type"] == "stream")
         return Reply(content, text, mine)
 
+    def begin(self, code: str) -> str:
+        """Have a cell run, in Python, until it is in the midst of the code; the request's
+        id. Busy a kernel is before, too, where an interrupt hits nobody's cell."""
+        request = self.execute(f"print('begun', flush=True)\n{code}")
+
+        def has_begun(_: Sequence[dict[str, Any]]) -> bool:
+            return any(message["msg_type"] == "stream" for message in self.of(request))
+
+        self.wait_for(has_begun, "the cell begins", LIMIT)
+        return request
+
     def run(self, code: str, limit: float = LIMIT, cell_id: str = "cell") -> str:
         """What a cell prints; it must not raise."""
         reply = self.reply(self.execute(code, cell_id), limit)

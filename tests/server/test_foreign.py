@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import User
-from tests.engine.harness import wait_until
 from tests.server.harness import Server, jupyter_server
 
 
@@ -27,8 +26,7 @@ def test_snapshot_and_restore(server: Server) -> None:
     server.do(f"kernels/{kernel_id}/restore", snapshot="one")
     # Without our extension in the kernel, IPython remarks on its history, too.
     assert front_end.run("print(x)").splitlines()[0] == "1"
-    request = front_end.execute("while True: pass")
-    wait_until(lambda: server.kernels()[kernel_id] == "busy", "the cell runs")
+    request = front_end.begin("while True: pass")
     server.fetch("POST", f"api/kernels/{kernel_id}/interrupt")
     assert front_end.reply(request).content["ename"] == "KeyboardInterrupt"
     assert not {"dead", "restarting"} & set(front_end.states())

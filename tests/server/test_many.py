@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import User
-from tests.engine.harness import LIMIT, wait_until
+from tests.engine.harness import LIMIT
 from tests.server.harness import Server, jupyter_server
 
 FORKS = 20
@@ -43,8 +43,7 @@ def test_forks_side_by_side(server: Server) -> None:
     assert len({connection["key"] for connection in connections}) == FORKS
     ports = {c[name] for c in connections for name in c if name.endswith("_port")}
     assert len(ports) == FORKS * 5
-    requests = [front_end.execute("while True: pass") for front_end in front_ends]
-    wait_until(lambda: all(server.kernels()[fork] == "busy" for fork in ids), "cells run")
+    requests = [front_end.begin("while True: pass") for front_end in front_ends]
     for fork in ids:
         server.fetch("POST", f"api/kernels/{fork}/interrupt")
     for front_end, request in zip(front_ends, requests, strict=True):

@@ -16,6 +16,7 @@ import nbformat
 import pytest
 
 from tests.conftest import ROOT, User
+from tests.engine.harness import wait_until
 from tests.server.harness import FrontEnd, Reply, Server, jupyter_server
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -207,7 +208,10 @@ def test_timeline(server: Server) -> None:
     assert reading.cell("print(len(rows), next").text.startswith("3000 {'day'")
     wet = reading.cell("rows = [").text
     assert reading.printed("print(len(rows), wet)") == [wet]
-    assert server.get("jupyter-cr/snapshots?points=true")["snapshots"] == []
+    wait_until(
+        lambda: server.get("jupyter-cr/snapshots?points=true")["snapshots"] == [],
+        "the points of the timeline that is off are gone",
+    )
 
 
 @pytest.mark.long

@@ -72,8 +72,7 @@ def test_kernel_goes_on_being_looked_after(server: Server) -> None:
     front_end.run("x = 1")
     server.do(f"kernels/{kernel_id}/checkpoint", name="one")
     server.do(f"kernels/{kernel_id}/restore", snapshot="one", keep=False)
-    request = front_end.execute("while True: pass")
-    wait_until(lambda: server.kernels()[kernel_id] == "busy", "the cell runs")
+    request = front_end.begin("while True: pass")
     assert server.fetch("POST", f"api/kernels/{kernel_id}/interrupt")[0] == 204
     assert front_end.reply(request).content["ename"] == "KeyboardInterrupt"
     assert server.fetch("POST", f"api/kernels/{kernel_id}/restart")[0] == 200
