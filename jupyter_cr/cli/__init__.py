@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or that of the error (`jupyter_cr.errors`).
     """
     import click
+
+    if arguments is None:
+        # The process ends with the command; among 100,000 records, looking for cycles
+        # takes as long as all else.
+        gc.disable()
 
     from jupyter_cr.cli.commands import cr
 

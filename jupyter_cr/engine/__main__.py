@@ -25,6 +25,7 @@ is too late for that, it has no effect.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from jupyter_cr import operations
-from jupyter_cr.engine.waiter import become_waiter
+from jupyter_cr.engine.waiter import become_waiter, end_as
 from jupyter_cr.errors import Cancelled, CheckpointRestoreError, EngineError, UsageError
 from jupyter_cr.image import NotebookFacts
 from jupyter_cr.kernels.lines import (
@@ -373,18 +374,22 @@ def main() -> int:
     answers = _take_stdout()
     outcome: operations.Brought | int | None = 0
     is_first = True
+    # Among 100,000 records, looking for cycles takes as long as all else. It is done when
+    # nobody waits.
+    gc.disable()
     while outcome == 0:
         outcome = _answer(
             lambda message: _send(answers, message),
             _Progress(answers),
             is_first=is_first,
         )
+        gc.collect()
         is_first = False
     if outcome is None or isinstance(outcome, int):
         return outcome or 0
     os.close(answers)
-    if outcome.pager is not None:
-        outcome.pager.run()
+    if outcome.pager is not None and (status := outcome.pager.run()) is not None:
+        end_as(status)
     become_waiter(outcome.result.supervisor)
 
 

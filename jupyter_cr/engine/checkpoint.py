@@ -34,6 +34,7 @@ from jupyter_cr.engine.twin import TWINS_FILE, BegunTwin, Twin, begin_twin, park
 from jupyter_cr.errors import TargetError, Unsupported
 from jupyter_cr.tracer.proc.maps import Mapping as MemoryMapping
 from jupyter_cr.tracer.proc.maps import read_maps, vm_flags
+from jupyter_cr.tracer.ptrace import dead_threads_reaped
 
 __all__ = ["CheckpointOutcome", "ProcessSummary", "Progress", "checkpoint_tree"]
 
@@ -232,7 +233,7 @@ def _freeze_and_clone(
     Raises:
         _InTransaction: such an instant.
     """
-    with ExitStack() as on_error:
+    with dead_threads_reaped(), ExitStack() as on_error:
         with ExitStack() as frozen:
             freezing = frozen.enter_context(freeze(pid))
             twins: dict[int, Twin] = {}

@@ -126,8 +126,9 @@ class Freezing:
     def thaw(self) -> None:
         """Let all threads go on. May be called again."""
         if not self.thawed:
-            _thaw(self.tree)
+            killed = _thaw(self.tree)
             self.thawed = time.perf_counter()
+            _reap(killed)
 
     def end(self) -> None:
         """Kill all of it, rather than let it go on: none lives to see another's end."""
@@ -135,7 +136,6 @@ class Freezing:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
         self.thaw()
-        _reap(self.tree)
 
     @property
     def downtime_ms(self) -> float:
@@ -366,18 +366,19 @@ def _has_stopped(process: FrozenProcess, tid: int) -> bool:
     return stop is not None
 
 
-def _thaw(tree: FrozenTree) -> None:
+def _thaw(tree: FrozenTree) -> set[int]:
+    """The tids of those that do not go on: they have been killed."""
+    killed = set()
     for process in tree:
-        for tracee in process.threads.values():
-            tracee.detach()
+        killed |= {tid for tid, tracee in process.threads.items() if not tracee.detach()}
         if process.memory is not None:
             process.memory.close()
+    return killed
 
 
-def _reap(tree: FrozenTree) -> None:
+def _reap(pending: set[int]) -> None:
     """Of those that were killed while we traced them, nobody else is told before us."""
     deadline = time.monotonic() + _STOP_LIMIT
-    pending = {tid for process in tree for tid in process.threads}
     while pending and time.monotonic() < deadline:
         for tid in list(pending):
             try:

@@ -167,9 +167,13 @@ class Pager:
         self.tied = handover.give(thread, list(self.served))
         thread.call("prctl", _PR_SET_PDEATHSIG, _SIGKILL)
 
-    def run(self) -> None:
+    def run(self) -> int | None:
         """Bring everything, close the reader, untie the tree, and let huge pages be huge
         again: they had to come in small ones. Returns early if the tree ends.
+
+        Returns:
+            How the supervisor has ended (wait(2)), if that was seen here: nobody else can
+            wait for it then.
 
         Raises:
             CorruptImage: a page is not what it was. The caller has to end, and the
@@ -179,10 +183,16 @@ class Pager:
             self._serve(0)
             self._bring_next()
         self.reader.close()
-        self._unbind()
+        try:
+            self._unbind()
+        except (NoSuchProcess, ProcessLookupError):
+            return None
+        except Ended as ended:
+            return ended.status
         for pid, start, length in self.huge:
             with contextlib.suppress(OSError):
                 collapse(pid, start, length)
+        return None
 
     def _serve(self, timeout: float) -> None:
         """Handle events until there are none for `timeout` seconds."""
@@ -242,12 +252,9 @@ class Pager:
 
     def _unbind(self) -> None:
         pid = self.supervisor.outer_pid
-        try:
-            tracee = seize(pid, EXITKILL)
-            tracee.interrupt()
-            tracee.wait_for_event_stop(_STOP_LIMIT)
-        except (Ended, NoSuchProcess, ProcessLookupError):
-            return
+        tracee = seize(pid, EXITKILL)
+        tracee.interrupt()
+        tracee.wait_for_event_stop(_STOP_LIMIT)
         before, mask = tracee.registers, tracee.signal_mask
         old = self.supervisor.workspace
         with Memory(pid) as memory:

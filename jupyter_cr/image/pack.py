@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain, groupby
 from pathlib import Path
 from threading import Lock
@@ -434,6 +436,21 @@ class Pack:
                 block.number * BLOCK_PAGES, block.number * BLOCK_PAGES + block.pages
             )
         }
+
+    def find(self, digest: bytes) -> int | None:
+        """The number of the page with that hash; None if there is none, or it has been
+        dropped."""
+        page = self._numbers.get(int.from_bytes(digest[:8], sys.byteorder))
+        if page is None or self.digest(page) != digest:
+            return None
+        block = self._index.blocks[page // BLOCK_PAGES]
+        return page if block.codec != codecs.DROPPED else None
+
+    @cached_property
+    def _numbers(self) -> Mapping[int, int]:
+        """By the first half of each hash: the fewest steps for each that Python can do."""
+        halves = memoryview(self._index.hashes).cast("Q")[::2].tolist()
+        return dict(zip(halves, range(len(halves)), strict=True))
 
     def samples(self) -> list[bytes]:
         """The hashes by which it is to be found."""

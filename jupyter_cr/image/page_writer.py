@@ -65,6 +65,8 @@ class PageWriter:
         self._held: list[int] = []
         self._packs = [ZEROS, pack.name]
         self._found = {self._hash(bytes(PAGE)): 0}
+        self._others: list[tuple[int, Pack]] = []
+        """Their indexes, with their numbers here."""
         self._looked_into: set[str] = set()
 
     def _hash(self, page: bytes | memoryview) -> bytes:
@@ -128,10 +130,18 @@ class PageWriter:
     def _place_of(self, at: int, digest: bytes, fresh: list[int]) -> int:
         place = self._found.get(digest)
         if place is None:
-            place = _place(_NEW, self._pack.pages + len(fresh))
+            place = self._place_in_others(digest)
+            if place is None:
+                place = _place(_NEW, self._pack.pages + len(fresh))
+                fresh.append(at)
             self._found[digest] = place
-            fresh.append(at)
         return place
+
+    def _place_in_others(self, digest: bytes) -> int | None:
+        for number, pack in self._others:
+            if (page := pack.find(digest)) is not None:
+                return _place(number, page)
+        return None
 
     def _extents(self, places: Sequence[int]) -> Iterator[Extent]:
         """Where the pages held are, neighbours together."""
@@ -156,11 +166,9 @@ class PageWriter:
                 self._looked_into.add(name)
                 # What cannot be read is stored again.
                 with suppress(ImageError), Pack(self._directory, name, cipher) as pack:
-                    if pack.is_encrypted != (cipher is not None):
-                        continue
-                    for digest, page in pack.hashes.items():
-                        self._found.setdefault(digest, _place(len(self._packs), page))
-                    self._packs.append(name)
+                    if pack.is_encrypted == (cipher is not None):
+                        self._others.append((len(self._packs), pack))
+                        self._packs.append(name)
 
 
 _PLACES = 1 << 32

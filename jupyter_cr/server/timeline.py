@@ -92,7 +92,7 @@ class Timeline:
         patience_s: how long a cell waits for a point.
         changed: called when there is something new to tell.
         taken: called with each new point.
-        lost: called with the name of a point that there may be, but not in here.
+        lost: called with the name of a snapshot that is a point of nothing any more.
 
     Attributes:
         lock: held by whoever makes a point of the kernel, or brings it to one.
@@ -414,7 +414,8 @@ class Timeline:
     def _note_point(self, name: str) -> None:
         """The kernel goes on, and can be brought back to what it was a moment ago."""
         if self.points.is_at_base:
-            self.points.refresh(name, _now())
+            if superseded := self.points.refresh(name, _now()):
+                self._lost(superseded)
         else:
             self.points.add(name, _now())
         self._is_touched = False

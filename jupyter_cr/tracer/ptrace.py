@@ -306,10 +306,11 @@ class Tracee:
         _request(_GETSIGINFO, self.tid, 0, ctypes.addressof(buffer))
         self.held_back = buffer.raw
 
-    def detach(self) -> None:
-        """Stop tracing it: it goes on. A thread that has just ended is none the wiser."""
+    def detach(self) -> bool:
+        """Stop tracing it; whether it goes on. One that has been killed stays ours until
+        we reap it."""
         number = 0
-        with contextlib.suppress(ProcessLookupError):
+        try:
             if self.held_back is not None:
                 (number,) = struct.unpack_from("<i", self.held_back)
                 info = ctypes.create_string_buffer(self.held_back, 128)
@@ -317,6 +318,9 @@ class Tracee:
                     _request(_SETSIGINFO, self.tid, 0, ctypes.addressof(info))
                 self.held_back = None
             _request(_DETACH, self.tid, 0, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     def kill(self) -> None:
         """End its process and reap it, if it is still there. May be called again."""
