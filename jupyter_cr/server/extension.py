@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import zmq
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_server.extension.application import ExtensionApp
@@ -32,6 +33,8 @@ from jupyter_cr.store import TwinLimits
 from jupyter_cr.store.retention import RETENTION_VARIABLE
 
 __all__ = ["SnapshotExtension"]
+
+_FIRST_RECONNECT_MS, _LONGEST_RECONNECT_MS = 10, 200
 
 PROVISIONER = "jupyter-cr-provisioner"
 
@@ -173,6 +176,7 @@ class SnapshotExtension(ExtensionApp):
             *self._kernels.untracked_message_types,
             *UNTRACKED,
         ]
+        _connect_again_soon(self._kernels)
         self._documents = Documents(app.contents_manager, app.session_manager)
         emit = Emitter(app.event_logger, self.log)
         self._tasks = Tasks(emit, log=self.log)
@@ -279,3 +283,12 @@ def _is_provisioner_chosen(config: Config) -> bool:
         "default_provisioner_name" in config.KernelProvisionerFactory
         or KernelProvisionerFactory.default_provisioner_name_env in os.environ
     )
+
+
+def _connect_again_soon(kernels: Any) -> None:
+    """A restore lasts until front ends are back. ZeroMQ tries after 100 to 200 ms only, and
+    where that was too early, after as long again (zmq_setsockopt(3), ZMQ_RECONNECT_IVL)."""
+    context = getattr(kernels, "context", None)
+    if context is not None:
+        context.setsockopt(zmq.RECONNECT_IVL, _FIRST_RECONNECT_MS)
+        context.setsockopt(zmq.RECONNECT_IVL_MAX, _LONGEST_RECONNECT_MS)

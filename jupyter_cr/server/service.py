@@ -610,9 +610,9 @@ class SnapshotService:
         """
         header = await self._header(snapshot)
         _require_same_kernel(header, kernel_id)
-        # Where something is kept first, that has the spare one, and this one time to start.
+        # Where something is kept first, this one has time to start.
         is_first = not keep or kernel_id not in self._kernels
-        process = self.spare.process() if is_first else EngineProcess()
+        process = self.spare.process(is_urgent=is_first)
         async with self._alone(kernel_id), process as engine:
             abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
@@ -685,7 +685,8 @@ class SnapshotService:
                 "Name one that is: jupyter cr list shows all.",
             )
         require_provisioner(self._kernels, self._kernels.get_kernel(kernel_id).kernel_name)
-        async with self._alone(kernel_id), EngineProcess() as engine:
+        process = self.spare.process(is_urgent=not keep)
+        async with self._alone(kernel_id), process as engine:
             abandoned = await self._abandoned(kernel_id, header) if asked_within else None
             wanted = _Wanted(
                 kernel_id,
@@ -992,7 +993,7 @@ class SnapshotService:
         progress: Progress | None = None,
     ) -> ForkAnswer:
         """Start a new kernel that goes on from where this one is now."""
-        async with EngineProcess() as engine:
+        async with self.spare.process(is_urgent=False) as engine:
             async with self._alone(kernel_id):
                 taken = await self._checkpoint(
                     kernel_id,

@@ -70,7 +70,26 @@ def test_two_at_once() -> None:
         spare = SpareEngine(rest_s=0.0, keep_s=NEVER)
         pids = await asyncio.gather(*(ask(spare) for _ in range(3)))
         assert len(set(pids)) == 3
-        await until(lambda: len(engines()) == 1)
+        await until(lambda: len(engines()) == 2)
+        there = engines()
+        again = await asyncio.gather(*(ask(spare) for _ in range(2)))
+        assert set(again) == there
+        await spare.stop()
+
+    run(main)
+
+
+def test_the_last_one_is_for_who_needs_it_sooner() -> None:
+    async def main() -> None:
+        spare = SpareEngine(rest_s=NEVER, keep_s=NEVER)
+        first = await ask(spare)
+        async with spare.process(is_urgent=False) as later:
+            assert later.process.pid != first
+            assert await ask(spare) == first
+        assert engines() == {first, later.process.pid}
+        async with spare.process(is_urgent=False) as later:
+            assert later.process.pid in engines()
+            assert len(engines()) == 2
         await spare.stop()
 
     run(main)
