@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -52,6 +53,8 @@ SPEC = "beside-kishu"
 _LIMITS = (
     "--SnapshotExtension.timeline_retention=all",
     "--SnapshotExtension.timeline_mib=8192",
+    # Seconds; it is no part of what is measured.
+    "--KernelManager.shutdown_wait_time=0.5",
 )
 KEPT, OTHER = "kept", "lost, and nobody says so"
 _MIB = 1 << 20
@@ -278,6 +281,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=names, help="may be repeated")
     parser.add_argument("--json", type=Path, help="file to be written, with all samples")
     options = parser.parse_args()
+    # So that server and kernels are cleared away then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = options.only or names
     with tempfile.TemporaryDirectory(prefix="jupyter-cr-venv-") as name:
         python = make_environment(options.venv.resolve() if options.venv else Path(name))
@@ -292,7 +297,7 @@ def main() -> None:
                 with beside_kishu(python) as server:
                     measured = measure(server, SPEC, kind, notebook, options.runs)
                 costs[notebook.name][kind.name] = measured
-        for kind in (Plain, Kishu, Timeline):
+        for kind in (Kishu, Timeline):
             with beside_kishu(python) as server:
                 for case in CASES:
                     if case.name not in chosen:

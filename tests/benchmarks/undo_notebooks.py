@@ -67,7 +67,7 @@ NOTEBOOKS = (
             "data = np.random.default_rng(1).random(62_500_000)",
             *(
                 f"data[{start}:{start + 625_000}] += 1"
-                for start in range(0, 6 * 625_000, 625_000)
+                for start in range(0, 4 * 625_000, 625_000)
             ),
         ),
         ("numpy",),
