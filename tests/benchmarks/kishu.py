@@ -269,7 +269,8 @@ def iter_outcome_lines(found: dict[str, dict[str, str]]) -> Iterator[str]:
 
 
 def _in_a_table(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())[:100]
+    text = " ".join(text.replace("|", "\\|").split())
+    return text if len(text) <= 72 else text[:71] + "…"
 
 
 def main() -> None:
@@ -284,6 +285,7 @@ def main() -> None:
     # So that server and kernels are cleared away then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = options.only or names
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="jupyter-cr-venv-") as name:
         python = make_environment(options.venv.resolve() if options.venv else Path(name))
         costs: dict[str, dict[str, Costs]] = {}
@@ -305,11 +307,12 @@ def main() -> None:
                     found = outcomes.setdefault(case.name, {})
                     found[kind.name] = outcome(server, SPEC, kind, case)
                     _say(f"{case.name}: {kind.name}: {found[kind.name]}")
-    _report(options.runs, costs, outcomes, options.json)
+    _report(options.runs, load, costs, outcomes, options.json)
 
 
 def _report(
     runs: int,
+    load: float,
     costs: dict[str, dict[str, Costs]],
     outcomes: dict[str, dict[str, str]],
     path: Path | None,
@@ -319,10 +322,13 @@ def _report(
     print(
         f"Medians of {facts.repeat}; {facts.date[:10]}, {facts.processor}, "
         f"{facts.cores} cores, {facts.memory_gib:.0f} GiB, Linux {facts.linux}, "
-        f"Python {facts.python}, {facts.user} user, all on tmpfs; {versions}.\n"
+        f"Python {facts.python}, {facts.user} user, all on tmpfs, "
+        f"load {load:.1f} at the beginning; {versions}.\n"
     )
-    print("\n".join(iter_cost_lines(costs)), end="\n\n")
-    print("\n".join(iter_outcome_lines(outcomes)))
+    if costs:
+        print("\n".join(iter_cost_lines(costs)), end="\n\n")
+    if outcomes:
+        print("\n".join(iter_outcome_lines(outcomes)))
     if path:
         content = {
             "versions": PINNED,

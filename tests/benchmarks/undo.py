@@ -87,7 +87,7 @@ class Plain:
         server to us small messages may wait for 40 ms (Nagle's algorithm, tcp(7))."""
         reply = self.front_end.reply(request, limit)
         errors = [m["content"] for m in reply.messages if m["msg_type"] == "error"]
-        self.said = [f"{error['ename']}: {error['evalue']}" for error in errors]
+        self.said = list(dict.fromkeys(f"{e['ename']}: {e['evalue']}" for e in errors))
         if reply.status != "ok":
             raise UndoneError(f"{reply.content.get('ename', 'not run')}")
         dates = [m["header"]["date"] for m in reply.messages if m["msg_type"] == "status"]
