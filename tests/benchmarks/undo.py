@@ -4,6 +4,7 @@ Kishu, where that is installed in the kernel's environment."""
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import time
 import uuid
@@ -40,6 +41,7 @@ class Plain:
         self.cells = cells
         self.directory = server.root / f"{self.name}-{uuid.uuid4().hex[:8]}"
         self.directory.mkdir()
+        os.chown(self.directory, server.user.uid, server.user.uid)
         self.path = self.directory / "a.ipynb"
         server.fetch("PUT", f"api/contents/{self._relative}", self._document)
         self.id = server.open_notebook(self._relative, kernel)
