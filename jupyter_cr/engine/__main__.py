@@ -349,6 +349,8 @@ def _answer(
         if not (line or is_first):
             return None
         result = _understand(line).run(progress)
+        # It is done, and whoever calls it off now is told so.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if isinstance(result, operations.Brought):
             send(ResultLine.of(result.result))
             return result
@@ -384,6 +386,7 @@ def main() -> int:
             is_first=is_first,
         )
         gc.collect()
+        gc.freeze()
         is_first = False
     if outcome is None or isinstance(outcome, int):
         return outcome or 0

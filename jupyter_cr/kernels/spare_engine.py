@@ -76,8 +76,8 @@ class SpareEngine:
             self._later(self._expire, self._keep_s)
 
     def prepare(self) -> None:
-        """Have one there soon: it will be needed."""
-        if not any(spare.is_ready for spare in self._spares):
+        """Have one there soon: it will be needed. One in use comes back, as a rule."""
+        if not self._in_use and not any(spare.is_ready for spare in self._spares):
             self._later(self._start)
 
     async def stop(self) -> None:

@@ -95,6 +95,21 @@ def test_the_last_one_is_for_who_needs_it_sooner() -> None:
     run(main)
 
 
+def test_it_is_prepared_for_what_is_to_come() -> None:
+    async def main() -> None:
+        spare = SpareEngine(rest_s=NEVER, keep_s=NEVER)
+        spare.prepare()
+        await until(lambda: len(engines()) == 1)
+        async with spare.process() as engine:
+            spare.prepare()
+            assert await engine.run({"op": "list"}, list[Any]) == []
+        assert engines() == {engine.process.pid}
+        assert await ask(spare) == engine.process.pid
+        await spare.stop()
+
+    run(main)
+
+
 def test_it_is_not_kept_for_ever() -> None:
     async def main() -> None:
         spare = SpareEngine(rest_s=0.0, keep_s=0.3)
