@@ -36,7 +36,7 @@ export class SnapshotModel implements IDisposable {
   /** The server's REST interface. */
   readonly client: SnapshotClient;
 
-  /** Newest first, without those that are about to be deleted. */
+  /** Newest first, without those that are about to be deleted, or go by themselves. */
   get snapshots(): readonly ISnapshot[] {
     return this.shown;
   }
@@ -347,7 +347,9 @@ export class SnapshotModel implements IDisposable {
   }
 
   private rebuild(): void {
-    this.shown = this.all.filter(snapshot => !this.hidden.has(snapshot.name));
+    this.shown = this.all.filter(
+      snapshot => !this.hidden.has(snapshot.name) && !isPassing(snapshot)
+    );
     this.asleep = this.shown.filter(isHibernated);
     this.origins = new Map(
       this.all.map(snapshot => [snapshot.name, snapshot.parent])
@@ -409,6 +411,16 @@ export function isUsable(snapshot: ISnapshot): boolean {
 /** Whether a snapshot can never be used. */
 export function isBroken({ state }: ISnapshot): boolean {
   return state === 'corrupt' || state === 'future';
+}
+
+/** Whether a snapshot goes as soon as it has served its purpose. */
+function isPassing({ automatic }: ISnapshot): boolean {
+  return automatic === 'for a comparison' || automatic === 'for a fork';
+}
+
+/** Whether a snapshot can be compared with others. */
+export function isComparable(snapshot: ISnapshot): boolean {
+  return !isBroken(snapshot) && !['locked', 'saving'].includes(snapshot.state);
 }
 
 /** Whether the kernel of a snapshot was ended when that was taken, and goes on from it. */
