@@ -2,7 +2,6 @@ import { nullTranslator } from '@jupyterlab/translation';
 
 import {
   certainFirst,
-  filesOf,
   inOrder,
   kindOf,
   memoryRows,
@@ -74,7 +73,7 @@ describe('notable', () => {
     expect(notable([process({ opened: sockets })])).toEqual([]);
     const log = file(4, '/tmp/run.log at 0 of 0');
     const [found] = notable([process({ opened: [...sockets, log] })]);
-    expect(found.opened).toEqual([log]);
+    expect(found.files.map(({ path }) => path)).toEqual(['/tmp/run.log']);
   });
 
   it('has processes that came or went, or do something else', () => {
@@ -87,19 +86,28 @@ describe('notable', () => {
   });
 });
 
-describe('filesOf', () => {
-  it('takes a file that is open before and after for one', () => {
+describe('files', () => {
+  const filesOf = (closed: IDescriptor[], opened: IDescriptor[]) =>
+    notable([process({ closed, opened })])[0]?.files;
+
+  it('that are open before and after are one', () => {
     const found = filesOf(
-      process({
-        closed: [file(1, '/a at 5 of 9'), file(2, '/b at 0 of 0')],
-        opened: [file(1, '/a at 9 of 9'), file(2, '/c at 0 of 0')]
-      })
+      [file(1, '/a at 5 of 9'), file(2, '/b at 0 of 0')],
+      [file(1, '/a at 9 of 9'), file(2, '/c at 0 of 0')]
     );
     expect(found).toEqual([
       { fd: 1, change: 'changed', path: '/a', before: '5', after: '9' },
       { fd: 2, change: 'removed', path: '/b', before: '', after: '' },
       { fd: 2, change: 'added', path: '/c', before: '', after: '' }
     ]);
+  });
+
+  it('that only others have written, and pipes of a fork, are the same', () => {
+    const found = filesOf(
+      [file(1, '/a at 5 of 9'), file(2, 'pipe:[17], read', 'pipe')],
+      [file(1, '/a at 5 of 12'), file(2, 'pipe:[99], read', 'pipe')]
+    );
+    expect(found).toBeUndefined();
   });
 });
 

@@ -69,26 +69,6 @@ export function inOrder(
     : [other, one];
 }
 
-/** Processes that a person wants to hear of, and of their files those. */
-export function notable(
-  processes: readonly IProcessDifference[]
-): IProcessDifference[] {
-  return processes
-    .map(process => ({
-      ...process,
-      opened: process.opened.filter(isNotable),
-      closed: process.closed.filter(isNotable)
-    }))
-    .filter(
-      ({ change, state, threads, opened, closed }) =>
-        change !== 'changed' ||
-        state !== null ||
-        threads !== null ||
-        opened.length > 0 ||
-        closed.length > 0
-    );
-}
-
 /** An open file that is not the same. */
 export interface IFileDifference {
   fd: number;
@@ -99,40 +79,68 @@ export interface IFileDifference {
   after: string;
 }
 
-const POSITION = / at (\d+) of \d+$/;
+/** A process, with those of its files that a person wants to hear of. */
+export interface INotable extends Omit<
+  IProcessDifference,
+  'opened' | 'closed'
+> {
+  files: IFileDifference[];
+}
 
-/** Files of a process: what was closed, and opened, and read or written in between. */
-export function filesOf(process: IProcessDifference): IFileDifference[] {
-  const opened = new Map(process.opened.map(file => [keyOf(file), file]));
-  const files = process.closed.map((file): IFileDifference => {
-    const again = opened.get(keyOf(file));
-    opened.delete(keyOf(file));
-    return again
-      ? {
-          ...fileOf(file, 'changed'),
-          before: positionOf(file),
-          after: positionOf(again)
-        }
-      : fileOf(file, 'removed');
-  });
-  return [...files, ...[...opened.values()].map(file => fileOf(file, 'added'))];
+/** Processes that a person wants to hear of. */
+export function notable(processes: readonly IProcessDifference[]): INotable[] {
+  return processes
+    .map(({ opened, closed, ...process }) => ({
+      ...process,
+      files: filesOf(closed.filter(isNotable), opened.filter(isNotable))
+    }))
+    .filter(
+      ({ change, state, threads, files }) =>
+        change !== 'changed' ||
+        state !== null ||
+        threads !== null ||
+        files.length > 0
+    );
+}
+
+const POSITION = / at (\d+) of \d+$/;
+/** Of a pipe: another one in each tree that was brought back. */
+const NUMBER = /:\[\d+\]/;
+
+/** What was closed, and opened, and read or written in between. */
+function filesOf(
+  closed: readonly IDescriptor[],
+  opened: readonly IDescriptor[]
+): IFileDifference[] {
+  const others = new Map(opened.map(file => [keyOf(file), file]));
+  const files: IFileDifference[] = [];
+  for (const file of closed) {
+    const again = others.get(keyOf(file));
+    others.delete(keyOf(file));
+    const before = positionOf(file);
+    const after = again ? positionOf(again) : '';
+    if (!again) {
+      files.push(fileOf(file, 'removed'));
+    } else if (before !== after) {
+      files.push({ ...fileOf(file, 'changed'), before, after });
+    }
+  }
+  return [...files, ...[...others.values()].map(file => fileOf(file, 'added'))];
 }
 
 function fileOf(
   { fd, what }: IDescriptor,
   change: IFileDifference['change']
 ): IFileDifference {
-  return {
-    fd,
-    change,
-    path: what.replace(POSITION, ''),
-    before: '',
-    after: ''
-  };
+  return { fd, change, path: nameOf(what), before: '', after: '' };
 }
 
 function keyOf({ fd, kind, what }: IDescriptor): string {
-  return `${fd} ${kind} ${what.replace(POSITION, '')}`;
+  return `${fd} ${kind} ${nameOf(what)}`;
+}
+
+function nameOf(what: string): string {
+  return what.replace(POSITION, '').replace(NUMBER, '');
 }
 
 function positionOf({ what }: IDescriptor): string {

@@ -69,7 +69,7 @@ export class ComparisonTab extends ReactWidget {
           />
         )}
         {found && (
-          <ComparisonView comparison={found} hasDocuments trans={trans} />
+          <ComparisonView comparison={found} isOfFork={false} trans={trans} />
         )}
       </>
     );

@@ -1,17 +1,12 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import React from 'react';
 
-import type {
-  IComparison,
-  IProcessDifference,
-  IVariable,
-  IVariableDifference
-} from '../types';
+import type { IComparison, IVariable, IVariableDifference } from '../types';
 import {
   certainFirst,
   type Change,
-  filesOf,
   type IFileDifference,
+  type INotable,
   kindOf,
   memoryRows,
   notable,
@@ -27,17 +22,17 @@ interface IViewProps {
 /** How one thing differs from another: sections that can be read, and walked by headings. */
 export function ComparisonView(
   props: IViewProps & {
-    /** Whether there are two notebooks. */
-    hasDocuments: boolean;
+    /** Whether it is of a fork, which has no notebook, and none of its memory on disk. */
+    isOfFork: boolean;
   }
 ): JSX.Element {
-  const { comparison, hasDocuments, trans } = props;
+  const { comparison, isOfFork, trans } = props;
   return (
     <>
       <Variables comparison={comparison} trans={trans} />
-      {hasDocuments && <Cells comparison={comparison} trans={trans} />}
+      {!isOfFork && <Cells comparison={comparison} trans={trans} />}
       <Processes comparison={comparison} trans={trans} />
-      <Memory comparison={comparison} trans={trans} />
+      {!isOfFork && <Memory comparison={comparison} trans={trans} />}
     </>
   );
 }
@@ -242,12 +237,11 @@ function Processes({ comparison, trans }: IViewProps): JSX.Element {
 }
 
 function Process(props: {
-  process: IProcessDifference;
+  process: INotable;
   trans: TranslationBundle;
 }): JSX.Element {
   const { trans } = props;
-  const { name, pid, change, state, threads } = props.process;
-  const files = filesOf(props.process);
+  const { name, pid, change, state, threads, files } = props.process;
   const facts = [
     state && trans.__('it was %1 and is %2', state[0], state[1]),
     threads && trans.__('%1 threads became %2', threads[0], threads[1])
@@ -284,7 +278,6 @@ function File(props: {
     removed: trans.__('closed'),
     changed: trans.__('read or written')
   };
-  const isElsewhere = before !== '' && after !== '' && before !== after;
   return (
     <li>
       <span className={`jp-cr-Change jp-cr-mod-${change}`}>
@@ -295,7 +288,7 @@ function File(props: {
       </span>
       <code>{path}</code>
       <span className="jp-cr-Kind">
-        {isElsewhere
+        {change === 'changed'
           ? trans.__('descriptor %1, from byte %2 to %3', fd, before, after)
           : trans.__('descriptor %1', fd)}
       </span>

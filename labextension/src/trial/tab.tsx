@@ -197,11 +197,7 @@ function Differences(props: {
         />
       )}
       {comparison && (
-        <ComparisonView
-          comparison={comparison}
-          hasDocuments={false}
-          trans={trans}
-        />
+        <ComparisonView comparison={comparison} isOfFork trans={trans} />
       )}
     </>
   );
