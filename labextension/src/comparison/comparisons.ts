@@ -3,6 +3,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type { Actions } from '../actions';
 import { isComparable, type SnapshotModel } from '../model';
+import { showTab } from '../tabs';
 import type { ITarget, Targets } from '../targets';
 import type { ISnapshot } from '../types';
 import { inOrder } from './facts';
@@ -85,8 +86,7 @@ export class Comparisons {
         this.open.delete(id);
       }
     });
-    this.shell.add(tab, 'main');
-    this.shell.activateById(id);
+    showTab(this.shell, tab);
   }
 
   private readonly open = new Map<string, ComparisonTab>();

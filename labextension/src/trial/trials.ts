@@ -10,6 +10,7 @@ import { baseName } from '../format';
 import type { SnapshotModel } from '../model';
 import type { Notices } from '../notices';
 import type { Settings } from '../settings';
+import { showTab } from '../tabs';
 import type { ITarget, Targets } from '../targets';
 import type { IForkAnswer } from '../types';
 import { TrialTab } from './tab';
@@ -70,8 +71,7 @@ export class Trials {
       trans
     });
     tab.id = `jupyter-cr-trial-${++this.count}`;
-    shell.add(tab, 'main', { mode: 'split-right', ref: notebook.id });
-    shell.activateById(tab.id);
+    showTab(shell, tab, { mode: 'split-right', ref: notebook.id });
     void trial.run(future => {
       tab.area.future = future;
     });
