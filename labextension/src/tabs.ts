@@ -13,6 +13,7 @@ export function showTab(
 ): void {
   shell.add(tab, 'main', where);
   if (!tab.isAttached) {
+    tab.addClass('jp-cr-mod-below');
     shell.add(tab, 'down');
   }
   shell.activateById(tab.id);

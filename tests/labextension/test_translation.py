@@ -27,9 +27,9 @@ DATA = re.compile(
     r"""[\W\d]*
     | \W*\d[\d.,]*\ ?(bytes?|kB|MB|GB|ms|s)
     | now | \d+\ \w+\ ago | [A-Z][a-z]{2}\ \d+ | 20\d\d | [\d:]+\s[AP]M
-    | words-[-\d]+ | snapshot\ \d+ | (analysis/)?(model-\d+|words)\.ipynb
+    | words(-[-\d]+)? | paper | final | snapshot\ \d+ | (analysis/)?(model-\d+|words)\.ipynb
     | with\ the\ cleaned\ table | page\ 3\ is\ damaged | python\S* | /.*
-    | \[\d+\]\ table\ =\ table\.dropna\(\) | \[\d\] | x\ =\ 1
+    | \[\d+\]\ table\ =\ table\.dropna\(\)(\ \(double-click\ to\ rename\))? | \[\d\] | x\ =\ 1
     | PTRACE_SEIZE.* | Set\ kernel.yama.*""",
     re.VERBOSE,
 )
