@@ -434,8 +434,10 @@ export function isBroken({ state }: ISnapshot): boolean {
 }
 
 /** Whether a snapshot goes as soon as it has served its purpose. */
-function isPassing({ automatic }: ISnapshot): boolean {
-  return automatic === 'for a comparison' || automatic === 'for a fork';
+function isPassing({ automatic, tags, signer }: ISnapshot): boolean {
+  // A lesson was one where it was published.
+  const isOwn = !tags.length && !signer;
+  return isOwn && ['for a comparison', 'for a fork'].includes(automatic);
 }
 
 /** Whether a snapshot can be compared with others. */

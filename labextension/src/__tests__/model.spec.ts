@@ -80,6 +80,18 @@ describe('SnapshotModel', () => {
     expect(model.position(KERNEL)).toBe('two');
   });
 
+  it('shows a lesson, which had gone by itself where it was made', async () => {
+    there.unshift(
+      snapshot('lesson', {
+        created: '2026-11-24T12:00:03+00:00',
+        automatic: 'for a fork',
+        tags: ['lesson']
+      })
+    );
+    await model.refresh();
+    expect(names()).toContain('lesson');
+  });
+
   it('takes for the last one what somebody asked for', () => {
     expect(model.last(KERNEL)?.name).toBe('two');
     expect(model.last('none')).toBeUndefined();
