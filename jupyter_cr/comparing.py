@@ -314,7 +314,7 @@ def _only_in(
 
 def _compare_memory(first: StoredReader, second: StoredReader) -> MemoryDifference:
     if not (first.is_complete and second.is_complete):
-        return MemoryDifference(problem="The memory of one is still being saved.")
+        return MemoryDifference(problem="The memory of one is not, or not yet, on disk.")
     changed = added = removed = same = 0
     try:
         before, after = _pages_of(first), _pages_of(second)

@@ -14,6 +14,7 @@ from jupyter_cr.server.service import SnapshotService
 
 __all__ = [
     "OPERATIONS",
+    "AdoptRequest",
     "CheckpointRequest",
     "DiffRequest",
     "DiffSnapshotRequest",
@@ -173,6 +174,8 @@ class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     snapshot: str | None = None
     path: str | None = None
     document: bool = True
+    hold: bool = False
+    """Leave the snapshot that the kernel is forked from to whoever asks."""
 
     @property
     def subject(self) -> str | None:
@@ -188,7 +191,11 @@ class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     ) -> object:
         if self.snapshot is None:
             return await service.fork_kernel(
-                kernel_id, path=self.path, document=self.document, progress=progress
+                kernel_id,
+                path=self.path,
+                document=self.document,
+                hold=self.hold,
+                progress=progress,
             )
         return await service.fork(
             self.snapshot,
@@ -197,6 +204,23 @@ class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
             asked_by=kernel_id if asked_within else None,
             progress=progress,
         )
+
+
+class AdoptRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
+    """Have a fork take the place of the kernel."""
+
+    fork: str
+    keep: bool = True
+
+    async def run(
+        self,
+        service: SnapshotService,
+        kernel_id: str,
+        progress: Progress,
+        *,
+        asked_within: bool = False,
+    ) -> object:
+        return await service.adopt(kernel_id, self.fork, keep=self.keep, progress=progress)
 
 
 class UndoRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
@@ -301,6 +325,7 @@ OPERATIONS: Mapping[str, type[OperationRequest]] = {
     "restore": RestoreRequest,
     "reset": ResetRequest,
     "fork": ForkRequest,
+    "adopt": AdoptRequest,
     "undo": UndoRequest,
     "diff": DiffRequest,
 }

@@ -990,9 +990,15 @@ class SnapshotService:
         *,
         path: str | None = None,
         document: bool = True,
+        hold: bool = False,
         progress: Progress | None = None,
     ) -> ForkAnswer:
-        """Start a new kernel that goes on from where this one is now."""
+        """Start a new kernel that goes on from where this one is now.
+
+        Args:
+            hold: leave the snapshot that it is made from, so that it can be compared with
+                it. It is in memory only, and whoever asks removes it.
+        """
         async with self.spare.process(is_urgent=False) as engine:
             async with self._alone(kernel_id):
                 taken = await self._checkpoint(
@@ -1002,10 +1008,51 @@ class SnapshotService:
                     automatic=FOR_A_FORK,
                     progress=progress,
                 )
+            is_held = False
             try:
-                return await self._fork(engine, taken.name, path, document, progress)
+                answer = await self._fork(engine, taken.name, path, document, progress)
+                is_held = hold
             finally:
-                await self.delete([taken.name])
+                if not is_held:
+                    await self.delete([taken.name])
+        return answer
+
+    async def adopt(
+        self,
+        kernel_id: str,
+        fork_id: str,
+        *,
+        keep: bool = True,
+        progress: Progress | None = None,
+    ) -> RestoreAnswer:
+        """Put a fork in the place of a kernel, on its ports, under its id; the fork's own
+        id is gone then.
+
+        Args:
+            keep: take a snapshot of what runs now, before it is replaced.
+
+        Raises:
+            NoSuchProcess: there is no kernel of one of these ids.
+            CheckpointRestoreError: as `reset`; both go on as they were.
+        """
+        if fork_id == kernel_id:
+            raise UsageError(
+                f"Kernel {kernel_id} cannot take its own place.",
+                "Name a fork of it.",
+            )
+        self._provisioner(kernel_id)
+        self._provisioner(fork_id)
+        name = await asyncio.to_thread(self._store.suggest_name, "adopted")
+        async with self._alone(fork_id):
+            taken = await self._checkpoint(
+                fork_id, name, memory_only=True, document=False, automatic=FOR_A_FORK
+            )
+        try:
+            answer = await self.reset(kernel_id, taken.name, keep=keep, progress=progress)
+        finally:
+            await self.delete([taken.name])
+        await self._kernels.shutdown_kernel(fork_id)
+        return answer
 
     async def compare(
         self, before: str, after: str, *, variables: bool = True
@@ -1111,12 +1158,41 @@ class SnapshotService:
             shown, total = wanted[query.offset : end], len(wanted)
         kernels = {snapshot.kernel_id for snapshot in shown}
         names = {snapshot.name for snapshot in shown}
+        if not query.points:
+            shown = self._without_points(shown)
         positions = {
             kernel_id: name
             for kernel_id, name in self._store.positions().items()
             if kernel_id in kernels or name in names
         }
         return Page(snapshots=tuple(shown), total=total, positions=positions)
+
+    def _without_points(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        """Those, as grown from what a list without points has, too."""
+        above = {snapshot.name: snapshot.name for snapshot in snapshots}
+
+        def find(name: str) -> str:
+            passed = []
+            while name and name not in above:
+                passed.append(name)
+                try:
+                    parent = self._store.summary(name)
+                except NoSuchSnapshot:
+                    name = ""
+                    break
+                if not parent.is_point:
+                    break
+                name = parent.parent
+            found = above.get(name, name)
+            above.update(dict.fromkeys(passed, found))
+            return found
+
+        return [
+            snapshot
+            if (parent := find(snapshot.parent)) == snapshot.parent
+            else msgspec.structs.replace(snapshot, parent=parent)
+            for snapshot in snapshots
+        ]
 
     async def snapshot(self, name: str) -> operations.SnapshotDetails:
         """All that is known of one snapshot.
@@ -1127,12 +1203,17 @@ class SnapshotService:
         return await asyncio.to_thread(operations.show_snapshot, name)
 
     async def summary(self, name: str) -> Snapshot:
-        """One line of the list.
+        """One line of the list, as that has it without points.
 
         Raises:
             NoSuchSnapshot: there is none.
         """
-        return await asyncio.to_thread(self._store.summary, name)
+
+        def read() -> Snapshot:
+            (snapshot,) = self._without_points([self._store.summary(name)])
+            return snapshot
+
+        return await asyncio.to_thread(read)
 
     async def update(
         self,

@@ -384,7 +384,13 @@ export class Actions {
     }
   }
 
-  private undoRestore(
+  /**
+   * To go back to what a kernel was before something else was put in its place.
+   *
+   * @param kept The snapshot of that.
+   * @param document Whether the notebook goes back, too.
+   */
+  undoRestore(
     kernelId: string,
     kept: string,
     document: boolean
@@ -639,7 +645,7 @@ export class Actions {
    *
    * @param isNeeded Whether it would be lost otherwise, whatever the settings say.
    */
-  private async save({ notebook }: ITarget, isNeeded = false): Promise<void> {
+  async save({ notebook }: ITarget, isNeeded = false): Promise<void> {
     const context = notebook?.context;
     if (
       (isNeeded || this.parts.settings.now.saveDocument) &&

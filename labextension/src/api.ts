@@ -5,6 +5,7 @@ import type { ISignal } from '@lumino/signaling';
 import type {
   ICapabilities,
   ICheckpointAnswer,
+  IComparison,
   IForkAnswer,
   IImportResult,
   ILessonDetails,
@@ -255,6 +256,48 @@ export class SnapshotClient {
     return this.run(kernelPath(kernelId, 'fork'), body, follow);
   }
 
+  /**
+   * The same without a notebook, to try something in.
+   *
+   * @returns With the name of a snapshot in memory that the fork can be compared with;
+   * whoever asks deletes it.
+   */
+  async forkToTry(
+    kernelId: string,
+    follow: IFollow = {}
+  ): Promise<IForkAnswer> {
+    const body = { document: false, hold: true };
+    return this.run(kernelPath(kernelId, 'fork'), body, follow);
+  }
+
+  /** Have a fork take a kernel's place. */
+  async adopt(
+    kernelId: string,
+    fork: string,
+    keep: boolean,
+    follow: IFollow = {}
+  ): Promise<IRestoreAnswer> {
+    return this.run(kernelPath(kernelId, 'adopt'), { fork, keep }, follow);
+  }
+
+  /** How one snapshot differs from another. */
+  async compare(
+    before: string,
+    after: string,
+    follow: IFollow = {}
+  ): Promise<IComparison> {
+    return this.run(`${snapshotPath(before)}/diff`, { after }, follow);
+  }
+
+  /** How a kernel, as it is now, differs from a snapshot. */
+  async compareNow(
+    kernelId: string,
+    before: string,
+    follow: IFollow = {}
+  ): Promise<IComparison> {
+    return this.run(kernelPath(kernelId, 'diff'), { before }, follow);
+  }
+
   /** The timeline of a kernel. */
   async timeline(kernelId: string): Promise<ITimelineAnswer> {
     return this.request('GET', kernelPath(kernelId, 'timeline'));
@@ -423,8 +466,10 @@ const LAST: Record<Operation, Action> = {
   keep: 'durable',
   reset: 'restored',
   start: 'forked',
-  // No event tells of that: it is asked for.
-  publish: 'failed'
+  adopt: 'restored',
+  // No event tells of these: they are asked for.
+  publish: 'failed',
+  diff: 'failed'
 };
 
 /**

@@ -1,6 +1,7 @@
 import { LabIcon } from '@jupyterlab/ui-components';
 
 import cameraSvg from '../style/icons/camera.svg';
+import diffSvg from '../style/icons/diff.svg';
 import forkSvg from '../style/icons/fork.svg';
 import moonSvg from '../style/icons/moon.svg';
 
@@ -8,6 +9,12 @@ import moonSvg from '../style/icons/moon.svg';
 export const cameraIcon = new LabIcon({
   name: 'jupyter-cr:camera',
   svgstr: cameraSvg
+});
+
+/** How two differ. */
+export const diffIcon = new LabIcon({
+  name: 'jupyter-cr:diff',
+  svgstr: diffSvg
 });
 
 /** A second kernel that goes on from the same state. */

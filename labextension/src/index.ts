@@ -18,6 +18,8 @@ import { Actions } from './actions';
 import { Bundles } from './bundles/bundles';
 import { addBundleCommands, BundleCommandIDs } from './bundles/commands';
 import { Trust } from './bundles/trust';
+import { addComparisonCommands, ComparisonIDs } from './comparison/commands';
+import { Comparisons } from './comparison/comparisons';
 import { addCommands, CommandIDs, snapshotButton } from './commands';
 import { Meant } from './meant';
 import { SnapshotModel } from './model';
@@ -53,6 +55,8 @@ import { Marks } from './timeline/marks';
 import { Recorder } from './timeline/recorder';
 import { Timelines } from './timeline/timelines';
 import { Travels } from './timeline/travels';
+import { addTrialCommands, TrialIDs } from './trial/commands';
+import { Trials } from './trial/trials';
 
 /** What the other plugins stand on. */
 export interface ISnapshots {
@@ -134,6 +138,17 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       sleepers,
       trans
     );
+    const comparisons = new Comparisons(shell, model, actions, targets, trans);
+    const trials = new Trials({
+      shell,
+      model,
+      actions,
+      targets,
+      settings,
+      services: serviceManager,
+      notices,
+      trans
+    });
     const panel = new SnapshotPanel({
       model,
       actions,
@@ -142,6 +157,7 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       settings,
       services: serviceManager,
       bundles,
+      comparisons,
       trust,
       lessons,
       teaching,
@@ -167,6 +183,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
       trans
     });
     addBundleCommands({ commands, model, meant, bundles, trust, trans });
+    addComparisonCommands({ commands, comparisons, model, meant, trans });
+    addTrialCommands({ app, model, targets, trials, trans });
     addCommands({
       app,
       actions,
@@ -209,6 +227,8 @@ const plugin: JupyterFrontEndPlugin<ISnapshots> = {
     for (const command of [
       ...Object.values(CommandIDs),
       ...Object.values(TimelineIDs),
+      ...Object.values(ComparisonIDs),
+      ...Object.values(TrialIDs),
       ...Object.values(BundleCommandIDs),
       TeachingCommandIDs.startHere,
       TeachingCommandIDs.reset,

@@ -36,7 +36,7 @@ export class SnapshotModel implements IDisposable {
   /** The server's REST interface. */
   readonly client: SnapshotClient;
 
-  /** Newest first, without those that are about to be deleted. */
+  /** Newest first, without those that are about to be deleted, or go by themselves. */
   get snapshots(): readonly ISnapshot[] {
     return this.shown;
   }
@@ -103,7 +103,8 @@ export class SnapshotModel implements IDisposable {
 
   /** The snapshot that a kernel was last saved as, or brought back to. */
   position(kernelId: string): string | undefined {
-    return this.positions.get(kernelId);
+    const position = this.positions.get(kernelId);
+    return position && this.lasting(position);
   }
 
   /** Ids of the kernels that were last saved as that snapshot, or brought back to it. */
@@ -111,11 +112,12 @@ export class SnapshotModel implements IDisposable {
     if (!this.kernels) {
       this.kernels = new Map();
       for (const [kernelId, position] of this.positions) {
-        const others = this.kernels.get(position);
+        const lasting = this.lasting(position);
+        const others = this.kernels.get(lasting);
         if (others) {
           others.push(kernelId);
         } else {
-          this.kernels.set(position, [kernelId]);
+          this.kernels.set(lasting, [kernelId]);
         }
       }
     }
@@ -323,7 +325,10 @@ export class SnapshotModel implements IDisposable {
     this.all = this.all.map(snapshot =>
       snapshot.parent === name ? { ...snapshot, parent: successor } : snapshot
     );
-    for (const kernelId of this.kernelsAt(name)) {
+    for (const [kernelId, position] of this.positions) {
+      if (position !== name) {
+        continue;
+      }
       if (successor) {
         this.positions.set(kernelId, successor);
       } else {
@@ -331,6 +336,18 @@ export class SnapshotModel implements IDisposable {
       }
     }
     this.kernels = null;
+  }
+
+  /** A snapshot; or the next above it that stays. */
+  private lasting(name: string): string {
+    let lasting = name;
+    // Nothing grows from itself, but that is for the server to know.
+    const seen = new Set<string>();
+    while (this.passing.has(lasting) && !seen.has(lasting)) {
+      seen.add(lasting);
+      lasting = this.origins.get(lasting) ?? '';
+    }
+    return lasting;
   }
 
   private forget(name: string): void {
@@ -347,7 +364,11 @@ export class SnapshotModel implements IDisposable {
   }
 
   private rebuild(): void {
-    this.shown = this.all.filter(snapshot => !this.hidden.has(snapshot.name));
+    this.shown = this.all.filter(
+      snapshot => !this.hidden.has(snapshot.name) && !isPassing(snapshot)
+    );
+    this.passing = new Set(this.all.filter(isPassing).map(({ name }) => name));
+    this.kernels = null;
     this.asleep = this.shown.filter(isHibernated);
     this.origins = new Map(
       this.all.map(snapshot => [snapshot.name, snapshot.parent])
@@ -376,6 +397,7 @@ export class SnapshotModel implements IDisposable {
   private all: ISnapshot[] = [];
   private shown: ISnapshot[] = [];
   private asleep: ISnapshot[] = [];
+  private passing = new Set<string>();
   private byName = new Map<string, ISnapshot>();
   private byKernel = new Map<string, ISnapshot[]>();
   private readonly hidden = new Set<string>();
@@ -409,6 +431,18 @@ export function isUsable(snapshot: ISnapshot): boolean {
 /** Whether a snapshot can never be used. */
 export function isBroken({ state }: ISnapshot): boolean {
   return state === 'corrupt' || state === 'future';
+}
+
+/** Whether a snapshot goes as soon as it has served its purpose. */
+function isPassing({ automatic, tags, signer }: ISnapshot): boolean {
+  // A lesson was one where it was published.
+  const isOwn = !tags.length && !signer;
+  return isOwn && ['for a comparison', 'for a fork'].includes(automatic);
+}
+
+/** Whether a snapshot can be compared with others. */
+export function isComparable(snapshot: ISnapshot): boolean {
+  return !isBroken(snapshot) && !['locked', 'saving'].includes(snapshot.state);
 }
 
 /** Whether the kernel of a snapshot was ended when that was taken, and goes on from it. */

@@ -321,6 +321,78 @@ export interface IPublishResult {
   warnings: string[];
 }
 
+/** A variable, as a person wants to see it. */
+export interface IVariable {
+  name: string;
+  type: string;
+  /** Or length; empty if it has none. */
+  shape: string;
+  /** A few words. */
+  value: string;
+}
+
+/** A variable that is not the same, or may not be. */
+export interface IVariableDifference {
+  name: string;
+  /** `unknown`: nobody can tell whether it is the same. */
+  change: 'added' | 'removed' | 'changed' | 'unknown';
+  before: IVariable | null;
+  after: IVariable | null;
+}
+
+/** A cell whose source is not the same. */
+export interface ICellDifference {
+  id: string;
+  change: 'added' | 'removed' | 'changed';
+  /** The first line. */
+  source: string;
+  /** Lines of both, each with +, - or a space before it. */
+  diff: string[];
+}
+
+/** A process that is not the same, by its own pid. */
+export interface IProcessDifference {
+  pid: number;
+  name: string;
+  change: 'added' | 'removed' | 'changed';
+  /** Before and after, if that is not the same. */
+  state: [string, string] | null;
+  threads: [number, number] | null;
+  opened: IDescriptor[];
+  closed: IDescriptor[];
+}
+
+/** How the second of two snapshots differs from the first. */
+export interface IComparison {
+  before: string;
+  /** Empty if that was the kernel as it is now. */
+  after: string;
+  variables: {
+    differences: IVariableDifference[];
+    /** How many are the same. */
+    same: number;
+    /** Why they could not be compared; empty if they were. */
+    problem: string;
+    /** How many were not looked at. */
+    left_out: number;
+  };
+  document: {
+    cells: ICellDifference[];
+    /** All of it, as nbdime tells it; empty where that is not installed. */
+    text: string;
+    problem: string;
+  };
+  processes: IProcessDifference[];
+  /** In bytes, of all processes that are in both. */
+  memory: {
+    changed: number;
+    added: number;
+    removed: number;
+    same: number;
+    problem: string;
+  };
+}
+
 /** A problem document (RFC 9457). */
 export interface IProblem {
   type: string;
@@ -350,7 +422,9 @@ export type Operation =
   | 'keep'
   | 'reset'
   | 'start'
-  | 'publish';
+  | 'publish'
+  | 'diff'
+  | 'adopt';
 
 /** An operation, as it is now. */
 export interface ITask {
@@ -367,6 +441,7 @@ export interface ITask {
     | IImportResult
     | ITravelAnswer
     | IPublishResult
+    | IComparison
     | ISnapshot
     | null;
   error: IProblem | null;

@@ -114,7 +114,7 @@ def test_what_grew_from_what(themed: LabServer) -> None:
         search.fill("")
         window.act("grown-2", "Delete")
         expect(window.row("grown-2")).to_have_count(0)
-        expect(window.row("grown-3")).to_contain_text("after grown-2")
+        expect(window.row("grown-3")).to_contain_text("after grown-1")
         assert shown(window) == [
             ("grown-1", 2),
             ("grown-3", 3),

@@ -57,6 +57,26 @@ def test_notebook_7(jupyterlab: LabServer) -> None:
         expect(cell.locator(".jp-OutputArea-output")).to_have_text("1")
 
 
+def test_a_cell_is_tried_in_notebook_7(jupyterlab: LabServer) -> None:
+    """Its outcome is shown below the notebook, which is the only one on the page."""
+    pytest.importorskip("notebook")
+    jupyterlab.write("tries.ipynb", "x = 'tried'; print(x)")
+    with jupyterlab.page("notebooks/tries.ipynb") as page:
+        # It says "Idle", and fades away.
+        idle = page.locator(".jp-NotebookKernelStatus-fade")
+        expect(idle).to_be_attached(timeout=START_LIMIT_MS)
+        expect_enabled(kernel_toolbar_button(page.locator("body")))
+        cell = page.locator(".jp-Notebook .jp-CodeCell").first
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Control+Alt+Enter")
+        tab = page.locator(".jp-cr-Trial")
+        expect(tab.get_by_text("tried", exact=True)).to_be_visible()
+        expect(tab.get_by_role("row", name="x added")).to_be_visible()
+        tab.get_by_role("button", name="Adopt").click()
+        expect(tab).to_have_count(0)
+        expect(cell.locator(".jp-OutputArea-output")).to_have_text("tried\n")
+
+
 def test_a_kernel_of_notebook_7_hibernates(jupyterlab: LabServer) -> None:
     """It says so, and a cell wakes it; the list of what runs does, too."""
     pytest.importorskip("notebook")

@@ -27,10 +27,12 @@ DATA = re.compile(
     r"""[\W\d]*
     | \W*\d[\d.,]*\ ?(bytes?|kB|MB|GB|ms|s)
     | now | \d+\ \w+\ ago | [A-Z][a-z]{2}\ \d+ | 20\d\d | [\d:]+\s[AP]M
-    | words-[-\d]+ | snapshot\ \d+ | (analysis/)?(model-\d+|words)\.ipynb
+    | words(-[-\d]+)? | paper | final | snapshot\ \d+
+    | (analysis/)?(model-\d+|words)\.ipynb
     | with\ the\ cleaned\ table | page\ 3\ is\ damaged | python\S* | /.*
-    | \[\d+\]\ table\ =\ table\.dropna\(\) | \[\d\] | x\ =\ 1
-    | PTRACE_SEIZE.* | Set\ kernel.yama.*""",
+    | \[\d+\]\ table\ =\ table\.dropna\(\)(\ \(double-click\ to\ rename\))?
+    | \[\d\] | x(\ =\ 1)? | int
+    | PTRACE_SEIZE.* | Set\ kernel.yama.* | ptrace | sudo\ sysctl.*""",
     re.VERBOSE,
 )
 
@@ -157,6 +159,28 @@ def test_elsewhere(marked: LabServer) -> None:
         assert (card.get_attribute("title") or "").startswith(MARK)
         section = page.locator(".jp-Launcher-section", has=card)
         expect(section.locator("h2")).to_have_text(f"{MARK}Hibernating Kernels")
+
+
+def test_comparisons_and_trials(marked: LabServer) -> None:
+    with marked.open("words.ipynb", "x = 1") as window:
+        window.button("words.ipynb").click()
+        window.open_panel()
+        expect(window.rows.first).to_be_visible()
+        window.row("words-1").click(button="right")
+        window.page.locator(
+            '.lm-Menu-item[data-command="jupyter-cr:compare-with-now"]'
+        ).click()
+        comparison = window.page.locator(".jp-cr-Comparison")
+        expect(comparison.locator(".jp-cr-Section")).to_have_count(4)
+        assert unmarked(window.page, ".jp-cr-Comparison") == set()
+        window.tab("words.ipynb").click()
+        window.cell("words.ipynb", 0).locator(".cm-content").click()
+        window.page.keyboard.press("Control+Alt+Enter")
+        trial = window.page.locator(".jp-cr-Trial")
+        expect(trial.locator(".jp-cr-Section")).to_have_count(2)
+        assert unmarked(window.page, ".jp-cr-Trial") == set()
+        trial.locator(".jp-cr-Decisions .jp-mod-reject").click()
+        expect(trial).to_have_count(0)
 
 
 def test_timeline(marked: LabServer) -> None:

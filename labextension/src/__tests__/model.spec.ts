@@ -56,6 +56,42 @@ describe('SnapshotModel', () => {
     expect(model.get('one')?.kernel_id).toBe('other');
   });
 
+  it('does not show what goes by itself', async () => {
+    there.unshift(
+      snapshot('held', {
+        created: '2026-11-24T12:00:03+00:00',
+        automatic: 'for a fork',
+        parent: 'two'
+      })
+    );
+    server.emit({
+      action: 'created',
+      snapshot: 'held',
+      kernel_id: KERNEL,
+      position: 'held'
+    });
+    await changed(model, () => model.parents.has('held'));
+    expect(names()).toEqual(['kept', 'two', 'one']);
+    // The kernel is where it was.
+    expect(model.position(KERNEL)).toBe('two');
+    expect(model.kernelsAt('two')).toEqual([KERNEL]);
+    server.emit({ action: 'deleted', snapshot: 'held' });
+    await changed(model, () => !model.parents.has('held'));
+    expect(model.position(KERNEL)).toBe('two');
+  });
+
+  it('shows a lesson, which had gone by itself where it was made', async () => {
+    there.unshift(
+      snapshot('lesson', {
+        created: '2026-11-24T12:00:03+00:00',
+        automatic: 'for a fork',
+        tags: ['lesson']
+      })
+    );
+    await model.refresh();
+    expect(names()).toContain('lesson');
+  });
+
   it('takes for the last one what somebody asked for', () => {
     expect(model.last(KERNEL)?.name).toBe('two');
     expect(model.last('none')).toBeUndefined();

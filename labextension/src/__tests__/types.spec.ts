@@ -28,6 +28,11 @@ const SCHEMAS: Record<string, string> = {
   ILessonDetails: 'LessonDetails',
   ILessonsAnswer: 'LessonsAnswer',
   IPublishResult: 'PublishResult',
+  IVariable: 'Variable',
+  IVariableDifference: 'VariableDifference',
+  ICellDifference: 'CellDifference',
+  IProcessDifference: 'ProcessDifference',
+  IComparison: 'Comparison',
   IProblem: 'Problem',
   ITask: 'Task',
   ICapability: 'Capability',
@@ -108,6 +113,11 @@ describe('types', () => {
       enum: string[];
     };
     expect(wordsOf('State').sort()).toEqual([...schema.enum].sort());
+  });
+
+  it('has every operation', () => {
+    const { operation } = openapi.components.schemas.Task.properties;
+    expect(wordsOf('Operation').sort()).toEqual([...operation.enum!].sort());
   });
 
   it('has every event', () => {

@@ -31,6 +31,9 @@ import { Details } from './details';
 import type { IBranch } from './lineage';
 import { HERE } from './whereabouts';
 
+/** What is in memory for kernels of a lesson, whose snapshot is its parent. */
+const FOR_LESSONS = 'for lessons';
+
 /** A name that is cut off where least is lost: its age stands below. */
 function Name(props: { name: string }): JSX.Element {
   const [base, stamp] = splitStamp(props.name);
@@ -49,6 +52,7 @@ export interface IItemActions {
   remove: (snapshot: ISnapshot) => void;
   export: (snapshot: ISnapshot) => void;
   trust: (snapshot: ISnapshot) => void;
+  compareWithNow: (snapshot: ISnapshot) => void;
   toggle: (name: string) => void;
   edit: (edited: IEdited | null) => void;
   /** Resolves to whether the server has taken it. */
@@ -71,6 +75,9 @@ interface IItemProps {
   edited: IEdited['field'] | null;
   /** Names of the notebooks of kernels that are at it, as `Whereabouts.at` says. */
   kernels: readonly string[];
+  /** Name of what it grew from, or of the next above that is listed; or empty. */
+  parent: string;
+  canCompareWithNow: boolean;
   /** By lineage: where it stands there. */
   branch?: IBranch;
   canRestore: boolean;
@@ -80,6 +87,7 @@ interface IItemProps {
 /** What a snapshot's row says to those who cannot see it. */
 export function describe(
   snapshot: ISnapshot,
+  parent: string,
   kernels: readonly string[],
   trans: TranslationBundle
 ): string {
@@ -89,7 +97,7 @@ export function describe(
     formatAge(snapshot.created),
     formatBytes(snapshot.bytes),
     stateOf(snapshot, trans),
-    snapshot.parent && trans.__('after %1', snapshot.parent),
+    parent && trans.__('after %1', parent),
     ...kernels.map(name =>
       name === HERE
         ? trans.__('the kernel is here')
@@ -123,7 +131,8 @@ export function rowClass(
  * it has changed, however far the list is scrolled.
  */
 export const Item = React.memo((props: IItemProps): JSX.Element => {
-  const { snapshot, actions, branch, isExpanded, edited, trans } = props;
+  const { snapshot, parent, actions, branch, isExpanded, edited, trans } =
+    props;
   const { name } = snapshot;
   const canBringBack = props.canRestore && isUsable(snapshot);
   const facts = [
@@ -172,13 +181,13 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
     );
   }
   // By lineage, the lines tell of it; unless it is left out.
-  if (snapshot.parent && (!branch || branch.isGap || branch.from === null)) {
+  if (parent && (!branch || branch.isGap || branch.from === null)) {
     facts.push(
       <span
         key="parent"
         title={trans.__('What the kernel was at when this was taken')}
       >
-        {trans.__('after %1', snapshot.parent)}
+        {trans.__('after %1', parent)}
       </span>
     );
   }
@@ -324,6 +333,13 @@ export const Item = React.memo((props: IItemProps): JSX.Element => {
                 onClick={() => actions.edit({ name, field: 'note' })}
               />
             )}
+            {props.canCompareWithNow && (
+              <Link
+                text={trans.__('Compare with now')}
+                title={trans.__('Show what has changed in the kernel since')}
+                onClick={() => actions.compareWithNow(snapshot)}
+              />
+            )}
             {isWhole(snapshot) && (
               <Link
                 text={trans.__('Export')}
@@ -359,7 +375,9 @@ function stateOf(snapshot: ISnapshot, trans: TranslationBundle): string {
     case 'live':
       return trans.__('saving, %1%', Math.round(100 * snapshot.saved));
     case 'memory':
-      return trans.__('in memory only');
+      return snapshot.automatic === FOR_LESSONS
+        ? trans.__('lesson “%1”, in memory only', snapshot.parent)
+        : trans.__('in memory only');
     case 'warm':
     case 'durable':
       if (!snapshot.trusted) {
@@ -390,6 +408,10 @@ function reasonOf(snapshot: ISnapshot, trans: TranslationBundle): string {
       );
     case 'hibernated':
       return trans.__('The kernel was ended then, and goes on from here');
+    case FOR_LESSONS:
+      return trans.__(
+        'All kernels of the lesson are forked from it, so that they share its memory'
+      );
     default:
       return snapshot.automatic;
   }

@@ -187,10 +187,10 @@ interface IStart extends Pick<IBranch, 'depth' | 'from' | 'rails'> {
 }
 
 /** The next above a snapshot that is shown; empty if none is. */
-function shownAbove(
+export function shownAbove(
   name: string,
   parents: ReadonlyMap<string, string>,
-  shown: ReadonlyMap<string, unknown>
+  shown: { has: (name: string) => boolean }
 ): string {
   const seen = new Set([name]);
   let parent = parents.get(name) ?? '';

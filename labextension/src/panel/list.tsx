@@ -4,7 +4,8 @@ import { useVirtualizer } from '@tanstack/react-virtual';
 import React, { useEffect, useMemo, useRef, useState } from 'react';
 
 import { baseName, formatAge } from '../format';
-import type { SnapshotModel } from '../model';
+import { isComparable, type SnapshotModel } from '../model';
+import type { ISnapshot } from '../types';
 import {
   Caret,
   describe,
@@ -13,6 +14,7 @@ import {
   Item,
   rowClass
 } from './item';
+import { shownAbove } from './lineage';
 import { type IGroup, type IItem, type Row, rowsOf } from './rows';
 import type { Whereabouts } from './whereabouts';
 
@@ -28,6 +30,8 @@ const MARK_MS = 2000;
 
 interface IListProps {
   groups: readonly IGroup[];
+  /** Names of all that are listed, whatever is searched for. */
+  listed: ReadonlySet<string>;
   /** Whether they are in the order in which they grew from each other. */
   isByLineage: boolean;
   model: SnapshotModel;
@@ -36,9 +40,11 @@ interface IListProps {
   kernelId: string;
   actions: Pick<
     IItemActions,
-    'restore' | 'fork' | 'commit' | 'export' | 'trust'
+    'restore' | 'fork' | 'commit' | 'export' | 'trust' | 'compareWithNow'
   > & {
     remove: (names: readonly string[]) => void;
+    compare: (one: ISnapshot, other: ISnapshot) => void;
+    canCompareWithNow: (snapshot: ISnapshot) => boolean;
   };
   /** A snapshot that is to be shown, or edited; another object for each request. */
   request: { kind: 'show' | 'edit'; name: string } | null;
@@ -70,6 +76,7 @@ export function List(props: IListProps): JSX.Element {
     () => new Set([...chosen].filter(name => places.has(name))),
     [chosen, places]
   );
+  const pair = pairOf(selected, model);
   const virtualizer = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroller.current,
@@ -148,6 +155,7 @@ export function List(props: IListProps): JSX.Element {
     remove: snapshot => props.actions.remove([snapshot.name]),
     export: props.actions.export,
     trust: props.actions.trust,
+    compareWithNow: props.actions.compareWithNow,
     toggle: name => setExpanded(toggled(expanded, name)),
     edit: target => {
       hasFocus.current = true;
@@ -173,6 +181,7 @@ export function List(props: IListProps): JSX.Element {
       remove: snapshot => latest.current.remove(snapshot),
       export: snapshot => latest.current.export(snapshot),
       trust: snapshot => latest.current.trust(snapshot),
+      compareWithNow: snapshot => latest.current.compareWithNow(snapshot),
       toggle: name => latest.current.toggle(name),
       edit: target => latest.current.edit(target),
       commit: (target, text) => latest.current.commit(target, text)
@@ -339,6 +348,11 @@ export function List(props: IListProps): JSX.Element {
               );
             }
             const { snapshot } = row;
+            const parent = shownAbove(
+              snapshot.name,
+              model.parents,
+              props.listed
+            );
             const kernels = props.whereabouts.at(
               snapshot,
               isByLineage ? props.kernelId : null
@@ -354,7 +368,7 @@ export function List(props: IListProps): JSX.Element {
                 aria-setsize={row.size}
                 aria-selected={isSelected}
                 aria-expanded={expanded.has(row.key)}
-                aria-label={describe(snapshot, kernels, trans)}
+                aria-label={describe(snapshot, parent, kernels, trans)}
                 onClick={event => select(row, event)}
                 onDoubleClick={() => actions.toggle(row.key)}
                 onContextMenu={() => {
@@ -372,6 +386,8 @@ export function List(props: IListProps): JSX.Element {
                   isExpanded={expanded.has(row.key)}
                   edited={edited?.name === row.key ? edited.field : null}
                   kernels={kernels}
+                  parent={parent}
+                  canCompareWithNow={props.actions.canCompareWithNow(snapshot)}
                   branch={row.branch}
                   canRestore={
                     model.canRestore && !model.activity(snapshot.kernel_id)
@@ -387,6 +403,15 @@ export function List(props: IListProps): JSX.Element {
       {selected.size > 1 && (
         <div className="jp-cr-Selection" role="status">
           <span>{trans._n('%1 selected', '%1 selected', selected.size)}</span>
+          {pair && (
+            <button
+              className="jp-cr-Link"
+              title={trans.__('Show how one differs from the other')}
+              onClick={() => props.actions.compare(...pair)}
+            >
+              {trans.__('Compare')}
+            </button>
+          )}
           <button
             className="jp-cr-Link"
             onClick={() => removeAll([...selected])}
@@ -431,6 +456,17 @@ function Group(props: {
       <span className="jp-cr-Count">{group.snapshots.length}</span>
     </>
   );
+}
+
+/** The two that are selected, if they are two, and can be compared. */
+function pairOf(
+  selected: ReadonlySet<string>,
+  model: SnapshotModel
+): [ISnapshot, ISnapshot] | null {
+  const [one, other, ...more] = [...selected].map(name => model.get(name));
+  return one && other && !more.length && [one, other].every(isComparable)
+    ? [one, other]
+    : null;
 }
 
 function toggled<T>(set: ReadonlySet<T>, value: T): ReadonlySet<T> {

@@ -10,6 +10,7 @@ import type { Actions } from '../actions';
 import type { Bundles } from '../bundles/bundles';
 import { acceptFiles } from '../bundles/drop';
 import type { Trust } from '../bundles/trust';
+import type { Comparisons } from '../comparison/comparisons';
 import { cameraIcon } from '../icons';
 import { isHibernated, type SnapshotModel } from '../model';
 import type { Settings } from '../settings';
@@ -43,6 +44,7 @@ export interface IPanelParts {
   settings: Settings;
   services: ServiceManager.IManager;
   bundles: Bundles;
+  comparisons: Comparisons;
   trust: Trust;
   lessons: Lessons;
   teaching: Teaching;
@@ -125,7 +127,7 @@ function Content(
   }
 ): JSX.Element {
   const { model, actions, targets, sleepers, settings, services } = props;
-  const { bundles, trust, trans, asked } = props;
+  const { bundles, comparisons, trust, trans, asked } = props;
   const [query, setQuery] = useState('');
   const [request, setRequest] = useState(props.initial);
   const [minute, age] = useReducer((count: number) => count + 1, 0);
@@ -166,26 +168,25 @@ function Content(
   const { showAutomatic, panelOrder } = settings.now;
   const isByLineage = panelOrder === 'lineage';
   const { snapshots, parents } = model;
+  const listed = useMemo(
+    () =>
+      snapshots.filter(
+        snapshot =>
+          showAutomatic || !snapshot.automatic || isHibernated(snapshot)
+      ),
+    [snapshots, showAutomatic]
+  );
+  const names = useMemo(
+    () => new Set(listed.map(snapshot => snapshot.name)),
+    [listed]
+  );
   const groups = useMemo(() => {
-    const shown = snapshots.filter(
-      snapshot =>
-        (showAutomatic || !snapshot.automatic || isHibernated(snapshot)) &&
-        matches(snapshot, query)
-    );
+    const shown = listed.filter(snapshot => matches(snapshot, query));
     const current = kernelId ? { kernelId, path } : null;
     return isByLineage
       ? familiesOf(shown, parents, current)
       : groupsOf(shown, current);
-  }, [
-    snapshots,
-    parents,
-    showAutomatic,
-    isByLineage,
-    query,
-    kernelId,
-    path,
-    minute
-  ]);
+  }, [listed, parents, isByLineage, query, kernelId, path, minute]);
 
   return (
     <>
@@ -237,6 +238,7 @@ function Content(
       ) : groups.length > 0 ? (
         <List
           groups={groups}
+          listed={names}
           isByLineage={isByLineage}
           model={model}
           whereabouts={whereabouts}
@@ -246,6 +248,10 @@ function Content(
             fork: snapshot => void actions.fork(snapshot),
             remove: names => actions.delete(names),
             export: snapshot => bundles.export(snapshot),
+            compare: (one, other) => comparisons.compare(one, other),
+            compareWithNow: snapshot => comparisons.compareWithNow(snapshot),
+            canCompareWithNow: snapshot =>
+              comparisons.canCompareWithNow(snapshot),
             trust: snapshot => void trust.ask(snapshot),
             commit: ({ name, field }, text) =>
               field === 'name'
