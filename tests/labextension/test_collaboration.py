@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 
 from tests.conftest import a_user
 from tests.engine.harness import wait_until
+from tests.labextension import test_timeline as timeline
 from tests.labextension.conftest import require_lab
 from tests.labextension.harness import Lab, LabServer, expect_enabled, lab
 
@@ -119,6 +120,30 @@ def test_fork(shared: LabServer) -> None:
         with shared.open(fork) as third:
             assert third.run_cell(fork, 1) == "3"
             expect(one.cell(fork, 1).locator(".jp-OutputArea-output")).to_have_text("3")
+
+
+def test_undo_run(shared: LabServer) -> None:
+    """Whoever ran the cell, and whoever undoes it: both see kernel and notebook go back,
+    and what was typed since is offered."""
+    path = "undone.ipynb"
+    with two(shared, path, "rows = [1, 2, 3]", "rows.clear()", "print(rows)") as windows:
+        one, other = windows
+        timeline.switch_on(one, path)
+        timeline.run(one, path, 0)
+        timeline.run(other, path, 1)
+        edit(one, path, 2, "print(rows, 'since')")
+        expect_source(other, path, 2, "print(rows, 'since')")
+        other.tab(path).click()
+        timeline.undo(other)
+        told = other.toast(timeline.BACK)
+        expect(told).to_contain_text("rows.clear()")
+        for window in windows:
+            expect(timeline.prompt(window, path, 1)).to_have_text("[ ]:")
+            expect_source(window, path, 2, "print(rows)")
+        told.get_by_role("button", name="Keep My Edits").click()
+        for window in windows:
+            expect_source(window, path, 2, "print(rows, 'since')")
+            assert window.run_cell(path, 2) == "[1, 2, 3] since"
 
 
 STEPS = """
