@@ -55,6 +55,7 @@ from jupyter_cr.server.carriage import Upload, iter_bundle
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
+from jupyter_cr.server.listing import find_page, find_summary
 from jupyter_cr.server.origin import find_origin
 from jupyter_cr.server.saving import Saving
 from jupyter_cr.server.starting import ask_for_status, start_kernel
@@ -1135,64 +1136,7 @@ class SnapshotService:
         Raises:
             StorageError: the store is not readable.
         """
-        return await asyncio.to_thread(self._page, query)
-
-    def _page(self, query: Query) -> Page:
-        kernel_id, path = query.kernel_id or None, query.path or None
-        if query.is_by_kernel:
-            shown = self._store.list(
-                limit=query.limit or None,
-                newest_first=True,
-                kernel_id=kernel_id,
-                path=path,
-                offset=query.offset,
-                with_points=False,
-            )
-            total = self._store.count(kernel_id, path, with_points=False)
-        else:
-            found = self._store.list(
-                newest_first=True, kernel_id=kernel_id, path=path, with_points=query.points
-            )
-            wanted = [snapshot for snapshot in found if query.matches(snapshot)]
-            end = query.offset + query.limit if query.limit else None
-            shown, total = wanted[query.offset : end], len(wanted)
-        kernels = {snapshot.kernel_id for snapshot in shown}
-        names = {snapshot.name for snapshot in shown}
-        if not query.points:
-            shown = self._without_points(shown)
-        positions = {
-            kernel_id: name
-            for kernel_id, name in self._store.positions().items()
-            if kernel_id in kernels or name in names
-        }
-        return Page(snapshots=tuple(shown), total=total, positions=positions)
-
-    def _without_points(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-        """Those, as grown from what a list without points has, too."""
-        above = {snapshot.name: snapshot.name for snapshot in snapshots}
-
-        def find(name: str) -> str:
-            passed = []
-            while name and name not in above:
-                passed.append(name)
-                try:
-                    parent = self._store.summary(name)
-                except NoSuchSnapshot:
-                    name = ""
-                    break
-                if not parent.is_point:
-                    break
-                name = parent.parent
-            found = above.get(name, name)
-            above.update(dict.fromkeys(passed, found))
-            return found
-
-        return [
-            snapshot
-            if (parent := find(snapshot.parent)) == snapshot.parent
-            else msgspec.structs.replace(snapshot, parent=parent)
-            for snapshot in snapshots
-        ]
+        return await asyncio.to_thread(find_page, self._store, query)
 
     async def snapshot(self, name: str) -> operations.SnapshotDetails:
         """All that is known of one snapshot.
@@ -1208,12 +1152,7 @@ class SnapshotService:
         Raises:
             NoSuchSnapshot: there is none.
         """
-
-        def read() -> Snapshot:
-            (snapshot,) = self._without_points([self._store.summary(name)])
-            return snapshot
-
-        return await asyncio.to_thread(read)
+        return await asyncio.to_thread(find_summary, self._store, name)
 
     async def update(
         self,
