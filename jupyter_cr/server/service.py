@@ -725,7 +725,8 @@ class SnapshotService:
             ],
         )
         if header.automatic == operations.HIBERNATED:
-            self._resumed[answer.kernel_id] = answer
+            running = {k: a for k, a in self._resumed.items() if k in self._kernels}
+            self._resumed = {**running, answer.kernel_id: answer}
             # Opened again, the kernel is not to fall back.
             with suppress(NoSuchSnapshot, StorageError):
                 await self.delete([answer.snapshot])
