@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
 	@touch $@
 
-test: lint test-labextension ## lint, types, and all tests but those that take minutes
+test: lint test-labextension chromium ## lint, types, and all tests but those that take minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long'
 

@@ -12,7 +12,7 @@ import pytest
 
 from jupyter_cr.engine.identity import SEED_NAME
 from jupyter_cr.kernels.glue_protocol import LOOKED_AT
-from tests.conftest import User
+from tests.conftest import User, a_user
 from tests.engine.harness import LIMIT, wait_until
 from tests.engine.kernels import (
     COMMAND,
@@ -23,6 +23,12 @@ from tests.engine.kernels import (
     kernel,
     running,
 )
+
+
+@pytest.fixture(params=[pytest.param("root", marks=pytest.mark.long), "ordinary"])
+def user(request: pytest.FixtureRequest) -> Iterator[User]:
+    """What it stands upon is tested as both."""
+    yield from a_user(request.param)
 
 
 def end_of_forks(user: User) -> None:

@@ -104,7 +104,8 @@ def test_a_machine_that_does_not_permit_it(jupyterlab: LabServer) -> None:
         expect(notice).to_contain_text("Kernels cannot be snapshotted on this machine.")
         expect(notice).to_contain_text("sudo sysctl kernel.yama.ptrace_scope=0")
         expect_enabled(window.button("refused.ipynb"), False)
-        expect(window.panel.get_by_role("button", name="Snapshot")).to_be_disabled()
+        button = window.panel.get_by_role("button", name="Snapshot refused.ipynb")
+        expect(button).to_be_disabled()
         assert violations(window.page, PANEL) == []
 
 
