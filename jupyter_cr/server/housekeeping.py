@@ -95,8 +95,9 @@ class Housekeeping:
                 await asyncio.to_thread(self._store.forget_memory, self._own)
         await asyncio.to_thread(self._store.close)
 
-    async def after_point(self, snapshot: str) -> None:
-        """A point of a timeline has been taken, which ends with this server in any case."""
+    async def own(self, snapshot: str) -> None:
+        """A snapshot has been taken in memory, for a timeline or a fork: it ends with this
+        server in any case."""
         with suppress(ImageError, StorageError):
             self._own.add(await asyncio.to_thread(self._store.keep_twins, snapshot))
 

@@ -296,7 +296,7 @@ class SnapshotService:
                 automatic=operations.TIMELINE,
                 progress=report,
             )
-        await self._housekeeping.after_point(name)
+        await self._housekeeping.own(name)
         return answer
 
     async def _checkpoint(
@@ -1012,6 +1012,7 @@ class SnapshotService:
                 )
             is_held = False
             try:
+                await self._housekeeping.own(taken.name)
                 answer = await self._fork(engine, taken.name, path, document, progress)
                 is_held = hold
             finally:
@@ -1050,6 +1051,7 @@ class SnapshotService:
                 fork_id, name, memory_only=True, document=False, automatic=FOR_A_FORK
             )
         try:
+            await self._housekeeping.own(taken.name)
             answer = await self.reset(kernel_id, taken.name, keep=keep, progress=progress)
         finally:
             await self.delete([taken.name])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from jupyter_cr.engine.twin import read_twins
 from tests.conftest import User
+from tests.engine.harness import wait_until
 from tests.server.harness import Server, jupyter_server
 from tests.server.test_kinds_of_kernels import require, write_kernel_spec
 from tests.server.test_timeline import Kernel
@@ -80,6 +83,12 @@ def test_kernels_of_other_languages(user: User) -> None:
         assert found["variables"]["problem"]
         server.do(f"kernels/{kernel_id}/adopt", fork=fork["kernel_id"])
         assert original.run("echo $number") == "2"
+        store = Path(user.environment["JUPYTER_CR_HOME"])
+        noted = store.glob("snapshots/*/twins")
+        held = [twin for path in noted for twin in read_twins(path.parent)]
+        assert len(held) == 2
+    # What nobody has removed goes with the server, those of children, too.
+    wait_until(lambda: not any(twin.is_alive for twin in held), "end of the twins")
 
 
 def test_with_a_timeline(server: Server) -> None:
