@@ -35,6 +35,9 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 test: lint test-labextension chromium ## lint, types, and all tests but those that take minutes
+	@# As pip does when it installs a package that is not editable: an ordinary user
+	@# cannot, and would compile all of it with each command.
+	$(BIN)/python -m compileall -q jupyter_cr
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long'
 
