@@ -374,17 +374,18 @@ def _answer(
 def main() -> int:
     """Answer requests; the exit status."""
     answers = _take_stdout()
-    outcome: operations.Brought | int | None = 0
     is_first = True
     # Among 100,000 records, looking for cycles takes as long as all else. It is done when
     # nobody waits.
     gc.disable()
-    while outcome == 0:
+    while True:
         outcome = _answer(
             lambda message: _send(answers, message),
             _Progress(answers),
             is_first=is_first,
         )
+        if outcome != 0:
+            break
         gc.collect()
         gc.freeze()
         is_first = False

@@ -49,9 +49,10 @@ class SpareEngine:
                 need it sooner.
         """
         self._later(None)
-        while ended := [spare for spare in self._spares if not spare.is_ready]:
-            self._spares.remove(ended[0])
-            await ended[0].end()
+        ended = [spare for spare in self._spares if not spare.is_ready]
+        self._spares = [spare for spare in self._spares if spare not in ended]
+        for spare in ended:
+            await spare.end()
         is_there = len(self._spares) > (0 if is_urgent else 1)
         engine = self._spares.pop() if is_there else EngineProcess(is_standing=True)
         self._in_use += 1
