@@ -35,6 +35,7 @@ from jupyter_cr.kernels.connection import (
     encode_connection,
     fork_connection,
     kernel_id_of,
+    needed_ports,
     new_connection_file,
     parse_connection,
     read_connection,
@@ -211,6 +212,7 @@ def checkpoint(
         _create(store, name, found, parent, base, automatic) as writer,
     ):
         header = _header(writer.name, note, found)
+        connection = parse_connection(header.kernel.connection)
         writer.add(
             msgspec.structs.replace(
                 header, notebook=notebook or NotebookFacts(), automatic=automatic
@@ -225,6 +227,7 @@ def checkpoint(
                 warm=warm or live is not None,
                 memory_only=memory_only,
                 held=held if end else None,
+                listens_on=needed_ports(connection) if connection else frozenset(),
                 progress=_shown_by(writer, progress),
                 live=None
                 if live is None
@@ -656,6 +659,7 @@ def bring_fork(
                 name=name,
                 ports=ports,
                 replacing=replacing,
+                listens_on=needed_ports(original) if original else frozenset(),
                 lazy=lazy,
                 asked_within=asked_within,
                 progress=progress,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from itertools import chain, count
 
 from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
 from jupyter_cr.engine.descriptors import File, regular_file
+from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
 from jupyter_cr.engine.family import plan_family
 from jupyter_cr.engine.freeze import Freezing, Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
@@ -102,6 +103,7 @@ def checkpoint_tree(
     warm: bool = False,
     memory_only: bool = False,
     held: ExitStack | None = None,
+    listens_on: frozenset[int] = frozenset(),
     progress: Progress | None = None,
     live: Callable[[CheckpointOutcome], None] | None = None,
 ) -> CheckpointOutcome:
@@ -114,11 +116,14 @@ def checkpoint_tree(
             not got; `jupyter_cr.engine.parked` has what can be done with it.
         held: the tree stands still until this is closed, if it is given. Should we be
             killed, it goes on.
+        listens_on: TCP ports without which it would be of no use: a tree that has just
+            been started is given time until it listens there.
         progress: ``freeze`` while the tree may stand still, ``save`` from when it goes on.
         live: told how it went as soon as the snapshot can be restored from its twins.
 
     Raises:
         NoSuchProcess, PermissionDenied, AlreadyTraced, TargetError: as `freeze`.
+        TargetError: it does not listen there.
         Unsupported: something could not be restored; nothing has been written.
         StorageError: the disk is full.
     """
@@ -127,7 +132,7 @@ def checkpoint_tree(
     report("freeze", 0.0)
     survey = survey_tree(pid)
     rehearse_once(_play)
-    taken = _take(pid, survey, held)
+    taken = _take(pid, survey, held, listens_on)
     frozen = taken.frozen
     twins = list(frozen.twins.values())
     try:
@@ -164,7 +169,10 @@ def _silent(phase: str, share: float) -> None:
     """Nobody is watching."""
 
 
-def _take(pid: int, survey: Survey, held: ExitStack | None) -> _Taken:
+def _take(
+    pid: int, survey: Survey, held: ExitStack | None, listens_on: frozenset[int]
+) -> _Taken:
+    listens_until = time.monotonic() + _START
     patient_until = time.monotonic() + _PATIENCE
     surveys = chain([survey], (survey_tree(pid) for _ in count()))
     pauses = iter(_PAUSES)
@@ -173,9 +181,20 @@ def _take(pid: int, survey: Survey, held: ExitStack | None) -> _Taken:
         survey = next(surveys)
         patient = time.monotonic() < patient_until
         try:
-            frozen = _freeze_and_clone(pid, survey, held, patient=patient)
+            frozen = _freeze_and_clone(
+                pid, survey, held, listens_on=listens_on, patient=patient
+            )
         except _InTransaction:
             time.sleep(_TRANSACTION)
+            continue
+        except _Starting as starting:
+            if time.monotonic() > listens_until:
+                raise TargetError(
+                    f"process {pid} does not listen on {starting.ports}, where its kernel "
+                    "is to be reached",
+                    "It may be starting, or have failed to. Try again when it has started.",
+                ) from None
+            time.sleep(_START_PAUSE)
             continue
         except Unsupported:
             if (pause := next(pauses, None)) is None:
@@ -212,6 +231,17 @@ class _InTransaction(Exception):
     """A process is about to delete a file that it has open."""
 
 
+class _Starting(Exception):
+    """A process does not listen on `ports` yet."""
+
+    def __init__(self, ports: Iterable[int]) -> None:
+        word, *others = map(str, sorted(ports))
+        self.ports = f"ports {word}, {', '.join(others)}" if others else f"port {word}"
+
+
+_START, _START_PAUSE = 30.0, 0.2
+"""Seconds that a kernel has for its start, and between two looks at it."""
+
 _PAUSES = (0.02, 0.1, 0.3)
 """Seconds until what cannot be restored is looked at again: some of it lasts an instant,
 like files of /proc that psutil reads."""
@@ -222,7 +252,12 @@ for: a long one is part of what is to be saved."""
 
 
 def _freeze_and_clone(
-    pid: int, survey: Survey, held: ExitStack | None = None, *, patient: bool = False
+    pid: int,
+    survey: Survey,
+    held: ExitStack | None = None,
+    *,
+    listens_on: frozenset[int] = frozenset(),
+    patient: bool = False,
 ) -> _Frozen:
     """All that happens while the tree stands still.
 
@@ -232,6 +267,7 @@ def _freeze_and_clone(
 
     Raises:
         _InTransaction: such an instant.
+        _Starting: it does not listen where it is to.
     """
     with dead_threads_reaped(), ExitStack() as on_error:
         with ExitStack() as frozen:
@@ -245,6 +281,9 @@ def _freeze_and_clone(
                     files, shared = collect_files(freezing.tree, collected)
                     if patient and any(map(_is_journal, files)):
                         raise _InTransaction
+                    there = {port.address.port for port in listening_ports(files)}
+                    if missing := listens_on - there:
+                        raise _Starting(missing)
                 for begin in others:
                     outer, begun = begin()
                     with _finishing(begun, outer, twins, on_error):

@@ -102,6 +102,19 @@ def _require(path: bytes, file_type: int, access: int | None) -> None:
         )
 
 
+def require_listeners(files: Iterable[OpenFile], listens_on: frozenset[int]) -> None:
+    """Check that the tree listens on some TCP ports.
+
+    Raises:
+        RestoreError: it had not got so far.
+    """
+    if not listens_on <= {port.address.port for port in listening_ports(files)}:
+        raise RestoreError(
+            "the tree did not listen on all its ports yet when the snapshot was taken",
+            "Take another one now that it has started, and fork that.",
+        )
+
+
 def require_ports(
     files: Iterable[OpenFile],
     sockets: Iterable[TcpSocket],

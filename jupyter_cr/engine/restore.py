@@ -23,7 +23,7 @@ from jupyter_cr.engine.identity import Identity, hold, identity_text
 from jupyter_cr.engine.lazy import Pager
 from jupyter_cr.engine.parked import parked_contents
 from jupyter_cr.engine.predecessor import Predecessor
-from jupyter_cr.engine.preflight import require_machine
+from jupyter_cr.engine.preflight import require_listeners, require_machine
 from jupyter_cr.engine.site import break_ground
 from jupyter_cr.engine.snapshot import PagesCheck, Snapshot
 from jupyter_cr.engine.streams import SnapshotReader
@@ -65,6 +65,7 @@ def restore_tree(
     name: str,
     ports: dict[int, int] | None = None,
     replacing: int | None = None,
+    listens_on: frozenset[int] = frozenset(),
     lazy: bool = False,
     asked_within: bool = False,
     progress: Progress | None = None,
@@ -77,6 +78,7 @@ def restore_tree(
         replacing: the root, as we see it, of the tree in whose place it is to be. Default
             for a restore: the one that the snapshot is of, if it runs. A fork in the place
             of another one has its identity, and may have its ports.
+        listens_on: TCP ports without which it would be of no use.
         lazy: let it go on before all its pages are there, if they are on disk; see
             `RestoreOutcome.pager`.
         asked_within: a process of the tree has asked for it, and its copy may want to know
@@ -86,11 +88,13 @@ def restore_tree(
     Raises:
         CorruptImage: the snapshot is not sound. Nothing has been changed.
         FileChanged, RestoreError: the machine lacks something. The same.
+        RestoreError: it does not listen where it should.
         AddressTaken: somebody else has a port that the tree listens on.
     """
     began = time.perf_counter()
     report = progress or _silent
     snapshot = Snapshot.read(reader)
+    require_listeners(snapshot.files, listens_on)
     require_machine(reader)
     _raise_file_limit()
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from jupyter_cr.engine.streams import storage_errors
-from jupyter_cr.errors import UsageError
+from jupyter_cr.errors import RestoreError, UsageError
 
 __all__ = [
     "PORTS",
@@ -20,6 +20,7 @@ __all__ = [
     "encode_connection",
     "fork_connection",
     "kernel_id_of",
+    "needed_ports",
     "new_connection_file",
     "parse_connection",
     "read_connection",
@@ -30,6 +31,9 @@ __all__ = [
 Connection = dict[str, Any]
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+
+_NEEDED = ("shell_port", "iopub_port", "control_port")
+"""Jupyter Server takes no kernel for started that does not answer on these."""
 
 _PREFIX = "kernel-"
 _SUFFIX = ".json"
@@ -117,11 +121,28 @@ def new_connection_file() -> Path:
     return runtime_dir() / f"{_PREFIX}{uuid.uuid4()}{_SUFFIX}"
 
 
+def needed_ports(connection: Mapping[str, Any]) -> frozenset[int]:
+    """The TCP ports that a kernel listens on as soon as it has started. None if its
+    sockets have paths (``"transport": "ipc"``)."""
+    if connection.get("transport", "tcp") != "tcp":
+        return frozenset()
+    return frozenset(connection[key] for key in _NEEDED)
+
+
 def fork_connection(original: Connection, ports: Mapping[int, int]) -> Connection:
     """The connection of a fork: the original's, with other ports.
 
     Args:
         original: as recorded.
         ports: recorded port -> the fork's; a port not in it stays (ipc transport).
+
+    Raises:
+        RestoreError: the fork does not listen yet: whatever was sent to these ports would
+            reach the original.
     """
+    if not needed_ports(original) <= ports.keys():
+        raise RestoreError(
+            "the kernel was still starting when the snapshot was taken",
+            "It can be restored, but not forked. Take another one, and fork that.",
+        )
     return original | {key: ports.get(original[key], original[key]) for key in PORTS}

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_cr.errors import StorageError, UsageError
+from jupyter_cr.errors import RestoreError, StorageError, UsageError
 from jupyter_cr.kernels.connection import (
     PORTS,
     encode_connection,
     fork_connection,
     kernel_id_of,
+    needed_ports,
     new_connection_file,
     parse_connection,
     read_connection,
@@ -45,8 +46,20 @@ def test_only_ports_change_in_a_fork() -> None:
     assert forked.keys() == CONNECTION.keys()
 
 
-def test_ports_that_are_not_mapped_stay() -> None:
-    assert fork_connection(CONNECTION, {}) == CONNECTION
+def test_ports_stay_where_sockets_have_paths() -> None:
+    connection = CONNECTION | {"transport": "ipc"}
+    assert fork_connection(connection, {}) == connection
+
+
+def test_a_fork_that_does_not_listen_is_not_taken_for_its_original() -> None:
+    with pytest.raises(RestoreError, match="still starting"):
+        fork_connection(CONNECTION, {1001: 2001, 1002: 2002})
+
+
+def test_no_need_of_input_and_heartbeat() -> None:
+    assert needed_ports(CONNECTION) == {1001, 1002, 1004}
+    forked = fork_connection(CONNECTION, {1001: 2001, 1002: 2002, 1004: 2004})
+    assert [forked[key] for key in PORTS] == [2001, 2002, 1003, 2004, 1005]
 
 
 def test_written_for_the_owner_only_and_read_again(tmp_path: Path) -> None:

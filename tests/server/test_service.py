@@ -135,6 +135,17 @@ def test_fork_of_what_runs(server: Server) -> None:
     assert server.get("jupyter-cr/snapshots")["total"] == 0
 
 
+def test_a_kernel_that_is_starting(server: Server) -> None:
+    """The snapshot waits until forks of it can be told from it. What was sent to one that
+    did not listen yet would reach the original, such as its new key."""
+    kernel_id = server.fetch("POST", "api/kernels", {"name": "python3"})[1]["id"]
+    server.do(f"kernels/{kernel_id}/checkpoint", name="one")
+    forks = [server.do("snapshots/one/fork")["kernel_id"] for _ in range(2)]
+    for each in (kernel_id, *forks):
+        # IPython may have more to say: they began the same session of its history.
+        assert "here" in server.front_end(each).run("print('here')").splitlines()
+
+
 def test_resume_after_shutdown(server: Server) -> None:
     """Under its old id, at its old notebook."""
     kernel_id = server.open_notebook("a.ipynb")
