@@ -378,11 +378,15 @@ def keep_snapshot(
     name: str,
     new_name: str,
     *,
+    document: bytes = b"",
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Snapshot:
     """Write a snapshot that is in memory only to disk, under another name. It stays what it
     is.
+
+    Args:
+        document: the notebook that belongs to it, JSON; empty if it has its own, or none.
 
     Raises:
         NoSuchSnapshot: there is none, or not any more.
@@ -412,8 +416,9 @@ def keep_snapshot(
                     reader.header, name=writer.name, note=found.note, automatic=""
                 )
             )
-            for document in reader.records(Document):
-                writer.add(document)
+            own = [Document(content=document)] if document else reader.records(Document)
+            for record in own:
+                writer.add(record)
             kept = keep_pages(reader, writer, _of_phase(_shown_by(writer, progress)))
             writer.add(
                 msgspec.structs.replace(

@@ -63,6 +63,13 @@ class _Request(msgspec.Struct, frozen=True, tag_field="op", forbid_unknown_field
     """What all requests have in common."""
 
 
+_NOTHING = msgspec.Raw(b"null")
+
+
+def _content(document: msgspec.Raw) -> bytes:
+    return b"" if bytes(document) == _NOTHING else bytes(document)
+
+
 class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
     target: str
     connection_file: str | None = None
@@ -73,7 +80,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
     live: bool = False
     end: bool = False
     notebook: NotebookFacts | None = None
-    document: msgspec.Raw = msgspec.Raw(b"null")
+    document: msgspec.Raw = _NOTHING
     automatic: str = ""
 
     def run(self, progress: _Progress) -> object:
@@ -86,7 +93,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
             memory_only=self.memory_only,
             end=self.end,
             notebook=self.notebook,
-            document=b"" if bytes(self.document) == b"null" else bytes(self.document),
+            document=_content(self.document),
             automatic=self.automatic,
             progress=progress,
             live=progress.live if self.live else None,
@@ -165,9 +172,12 @@ class _Remove(_Request, frozen=True, tag="remove"):
 class _Keep(_Request, frozen=True, tag="keep"):
     name: str
     new_name: str
+    document: msgspec.Raw = _NOTHING
 
     def run(self, progress: _Progress) -> object:
-        return operations.keep_snapshot(self.name, self.new_name, progress=progress)
+        return operations.keep_snapshot(
+            self.name, self.new_name, document=_content(self.document), progress=progress
+        )
 
 
 class _Verify(_Request, frozen=True, tag="verify"):

@@ -1191,16 +1191,34 @@ class SnapshotService:
         return await asyncio.to_thread(self._store.summary, name)
 
     async def keep(
-        self, kernel_id: str, name: str, new_name: str, note: str = ""
+        self,
+        kernel_id: str,
+        name: str,
+        new_name: str,
+        note: str = "",
+        *,
+        document: bytes | None = b"",
     ) -> Snapshot:
         """Write a snapshot that is in memory only to disk, under another name; it stays
         what it is.
 
+        Args:
+            document: the notebook that belongs to it, JSON; None for that of the kernel as
+                it is in the server's files now.
+
         Raises:
             As `jupyter_cr.operations.keep_snapshot`.
         """
+        if document is None:
+            path, _ = await self._documents.of_kernel(kernel_id)
+            document = await self._documents.read(path) if path else b""
         async with EngineProcess() as engine:
-            request = {"op": "keep", "name": name, "new_name": new_name}
+            request = {
+                "op": "keep",
+                "name": name,
+                "new_name": new_name,
+                "document": msgspec.Raw(document or b"null"),
+            }
             await engine.run(request, Snapshot)
         if note:
             await asyncio.to_thread(operations.annotate_snapshot, new_name, note)

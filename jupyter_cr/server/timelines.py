@@ -185,19 +185,25 @@ class Timelines:
         return answer
 
     async def keep(self, kernel_id: str, point: str, name: str, note: str = "") -> Snapshot:
-        """Make a point a snapshot like others, which stays.
+        """Make a point a snapshot like others, which stays, with its notebook.
 
         Raises:
             UsageError: there is no such point.
             NameTaken, NoSuchSnapshot, StorageError: as the store does.
         """
         timeline = self._timelines.get(kernel_id)
-        if timeline is None or point not in timeline.points:
+        way = timeline.points.to(point) if timeline is not None else None
+        if timeline is None or way is None:
             raise NoSuchSnapshot(
                 f"There is no point {point} in the timeline of kernel {kernel_id}.",
                 "It may have gone, as the oldest do.",
             )
-        return await self._service.keep(kernel_id, point, name, note)
+        document: bytes | None = b""
+        if way.document:
+            document = await self._kept_documents.read(way.document)
+        elif point == timeline.points.base and timeline.points.is_at_base:
+            document = None
+        return await self._service.keep(kernel_id, point, name, note, document=document)
 
     async def note_document(self, kernel_id: str, msg_id: str, content: bytes) -> None:
         """Keep a notebook as it was just before a cell.
