@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jsonschema import ValidationError
 from jupyter_events import EventLogger
 
 from jupyter_cr.server.tasks import current_task
 
-__all__ = ["SCHEMA_ID", "Emitter"]
+__all__ = ["SCHEMA_ID", "Emit", "Emitter"]
 
 SCHEMA_ID = "https://schema.jupyter.org/jupyter_cr/snapshot/v1"
 
 _SCHEMA = Path(__file__).parent / "event_schemas" / "snapshot" / "v1.yaml"
+
+
+class Emit(Protocol):
+    """Tells every open page what has happened."""
+
+    def __call__(self, action: str, **data: Any) -> None:
+        """`data` as in the event's schema."""
 
 
 class Emitter:

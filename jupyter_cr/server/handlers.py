@@ -155,13 +155,13 @@ class SnapshotsHandler(_Handler):
     @_verb
     async def get(self) -> None:
         query = convert_fields(_queried(self, Query), Query, strict=False)
-        self.answer(await self.service.snapshots(query))
+        self.answer(await self.service.snapshots.find(query))
 
 
 class SnapshotHandler(_Handler):
     @_verb
     async def get(self, name: str) -> None:
-        self.answer(_without_key(await self.service.snapshot(name)))
+        self.answer(_without_key(await self.service.snapshots.details(name)))
 
     @_verb
     async def patch(self, name: str) -> None:
@@ -169,7 +169,7 @@ class SnapshotHandler(_Handler):
         if request == UpdateRequest():
             raise UsageError("Nothing is to be changed.", "Give a name, a note, or tags.")
         self.answer(
-            await self.service.update(
+            await self.service.snapshots.update(
                 name,
                 new_name=_given(request.name),
                 note=_given(request.note),
@@ -179,7 +179,7 @@ class SnapshotHandler(_Handler):
 
     @_verb
     async def delete(self, name: str) -> None:
-        await self.service.delete([name])
+        await self.service.snapshots.delete([name])
         self.set_status(204)
         self.finish()
 
@@ -187,13 +187,13 @@ class SnapshotHandler(_Handler):
 class SummaryHandler(_Handler):
     @_verb
     async def get(self, name: str) -> None:
-        self.answer(await self.service.summary(name))
+        self.answer(await self.service.snapshots.summary(name))
 
 
 class DocumentHandler(_Handler):
     @_verb
     async def get(self, name: str) -> None:
-        self.finish(await self.service.document(name))
+        self.finish(await self.service.snapshots.document(name))
 
 
 class ForkSnapshotHandler(_Handler):
@@ -209,7 +209,7 @@ class ForkSnapshotHandler(_Handler):
 class TrustHandler(_Handler):
     @_verb
     async def post(self, name: str) -> None:
-        self.answer(await self.service.trust(name))
+        self.answer(await self.service.snapshots.trust(name))
 
 
 class BundleHandler(_Handler):
@@ -217,7 +217,7 @@ class BundleHandler(_Handler):
     async def get(self, name: str) -> None:
         self.set_header("Content-Type", _TAR)
         self.set_header("Content-Disposition", _attachment(f"{name}.jupyter-cr.tar"))
-        async with aclosing(self.service.bundle(name)) as pieces:
+        async with aclosing(self.service.snapshots.bundle(name)) as pieces:
             try:
                 async for piece in pieces:
                     self.write(piece)
@@ -254,7 +254,7 @@ class ImportHandler(_Handler):
         request = convert_fields(_queried(self, ImportRequest), ImportRequest)
         cast("HTTP1Connection", self.request.connection).set_max_body_size(sys.maxsize)
         upload = await Upload.begin(request.source, request.name or None)
-        take = functools.partial(self.service.take_in, upload)
+        take = functools.partial(self.service.snapshots.take_in, upload)
         self._upload = upload
         self._task = self.tasks.start("import", take)
 
@@ -433,7 +433,7 @@ class TwinsHandler(_Handler):
 
     @_verb
     async def get(self) -> None:
-        self.answer(await self.service.twins())
+        self.answer(await self.service.snapshots.twins())
 
 
 class CapabilitiesHandler(_Handler):

@@ -236,7 +236,7 @@ class KernelSocket:
             return None
         if op == "list":
             query = convert_fields(fields, _ListArguments)
-            return ResultLine.of(await self._service.snapshots(query))
+            return ResultLine.of(await self._service.snapshots.find(query))
         if op == "timeline":
             wanted = convert_fields(fields, TimelineRequest)
             return ResultLine.of(await self._timelines.switch(peer.kernel_id, wanted.is_on))

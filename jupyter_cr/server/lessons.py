@@ -113,7 +113,7 @@ class Lessons:
         self, request: PublishRequest, progress: Progress | None = None
     ) -> lessons.PublishResult:
         """As `jupyter_cr.lessons.publish_lesson`."""
-        await self._service.saved(request.snapshot)
+        await self._service.snapshots.saved(request.snapshot)
         async with EngineProcess() as engine:
             return await engine.run(
                 {
@@ -182,7 +182,7 @@ class Lessons:
                 lessons.ObtainedLesson,
                 progress,
             )
-        self._service.tell_of(found.snapshot)
+        self._service.snapshots.tell_of(found.snapshot)
         warm = await self._warm(found.snapshot)
         return msgspec.structs.replace(found, warm=warm or "")
 

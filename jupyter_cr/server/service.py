@@ -8,13 +8,11 @@ import os
 import shutil
 import uuid
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
     Iterator,
     Mapping,
-    Sequence,
 )
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -25,7 +23,6 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import ensure_async
 
 from jupyter_cr import operations
-from jupyter_cr.bundles import ImportResult
 from jupyter_cr.comparing import Comparison
 from jupyter_cr.errors import (
     CheckpointRestoreError,
@@ -46,38 +43,28 @@ from jupyter_cr.kernels.spare_engine import SpareEngine
 from jupyter_cr.server.answers import (
     CheckpointAnswer,
     ForkAnswer,
-    Page,
     Query,
     RestoreAnswer,
-    TwinsAnswer,
 )
-from jupyter_cr.server.carriage import Upload, iter_bundle
 from jupyter_cr.server.documents import Documents
+from jupyter_cr.server.events import Emit
 from jupyter_cr.server.foreign import replace_foreign, require_provisioner
 from jupyter_cr.server.housekeeping import Housekeeping
-from jupyter_cr.server.listing import find_page, find_summary
 from jupyter_cr.server.origin import find_origin
 from jupyter_cr.server.saving import Saving
+from jupyter_cr.server.snapshots import Snapshots
 from jupyter_cr.server.starting import ask_for_status, start_kernel
-from jupyter_cr.store import Snapshot, Store
+from jupyter_cr.store import Store
 from jupyter_cr.store.snapshot import FOR_A_COMPARISON, FOR_A_FORK, FOR_LESSONS
 
 __all__ = [
     "Basis",
-    "Emit",
     "Requests",
     "SnapshotService",
     "Watch",
 ]
 
 BEFORE_RESTORE = "before restore"
-
-
-class Emit(Protocol):
-    """Tells every open page what has happened."""
-
-    def __call__(self, action: str, **data: Any) -> None:
-        """`data` as in the event's schema."""
 
 
 Settle = Callable[[str, str, str], Awaitable[tuple[str, ...]]]
@@ -90,19 +77,13 @@ Until = Literal["durable", "live"]
 
 
 class Watch(Protocol):
-    """Is told what becomes of kernels and snapshots."""
+    """Is told what becomes of kernels."""
 
     def went(self, kernel_id: str) -> None:
         """A kernel has been brought back to a snapshot, or resumed."""
 
     def slept(self, kernel_id: str) -> None:
         """A kernel hibernates."""
-
-    def renamed(self, name: str, new_name: str) -> None:
-        """A snapshot has another name."""
-
-    def removed(self, name: str) -> None:
-        """A snapshot is gone."""
 
 
 class Requests(Protocol):
@@ -213,6 +194,8 @@ class SnapshotService:
         self._emit = emit
         self._housekeeping = housekeeping
         self._saving = Saving()
+        self.snapshots = Snapshots(documents, self._saving, emit)
+        self.snapshots.watches.append(self)
         self.spare = SpareEngine()
         self._store = Store()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -223,6 +206,19 @@ class SnapshotService:
         self._resumed: dict[str, RestoreAnswer] = {}
         """Kernel id -> how it was resumed, if it had hibernated."""
         self.watch: Watch | None = None
+
+    # What becomes of snapshots
+
+    def renamed(self, name: str, new_name: str) -> None:
+        """See `jupyter_cr.server.snapshots.SnapshotWatch`."""
+        for kernel_id, position in self._positions.items():
+            if position == name:
+                self._positions[kernel_id] = new_name
+
+    def removed(self, name: str) -> None:
+        """See `jupyter_cr.server.snapshots.SnapshotWatch`."""
+        for kernel_id in [k for k, at in self._positions.items() if at == name]:
+            del self._positions[kernel_id]
 
     # Of kernels
 
@@ -543,7 +539,7 @@ class SnapshotService:
         return None
 
     async def _hibernated(self, query: Query) -> AsyncIterator[Header]:
-        for snapshot in (await self.snapshots(query)).snapshots:
+        for snapshot in (await self.snapshots.find(query)).snapshots:
             if (
                 snapshot.automatic == operations.HIBERNATED
                 and snapshot.kernel_id not in self._kernels
@@ -729,7 +725,7 @@ class SnapshotService:
             self._resumed = {**running, answer.kernel_id: answer}
             # Opened again, the kernel is not to fall back.
             with suppress(NoSuchSnapshot, StorageError):
-                await self.delete([answer.snapshot])
+                await self.snapshots.delete([answer.snapshot])
         else:
             self._positions[answer.kernel_id] = answer.snapshot
         if self.watch is not None:
@@ -751,7 +747,7 @@ class SnapshotService:
                 if kept is not None and await provisioner.poll() is None:
                     await self._saving.wait_for(kept)
                     with suppress(NoSuchSnapshot):
-                        await self.delete([kept])
+                        await self.snapshots.delete([kept])
                 raise
         finally:
             manager.start_restarter()
@@ -951,7 +947,7 @@ class SnapshotService:
         kernel_id = str(uuid.uuid4())
         revival = Revival(engine, snapshot, "fork", abandoned=abandoned, progress=progress)
         content = b""
-        if document and (found := await self._read_document(snapshot)):
+        if document and (found := await self.snapshots.read_document(snapshot)):
             content = found
             path = await self._documents.free_path(path or header.notebook.path, snapshot)
         await self._start(kernel_id, header, path or header.notebook.path, revival)
@@ -1017,7 +1013,7 @@ class SnapshotService:
                 is_held = hold
             finally:
                 if not is_held:
-                    await self.delete([taken.name])
+                    await self.snapshots.delete([taken.name])
         return answer
 
     async def adopt(
@@ -1054,7 +1050,7 @@ class SnapshotService:
             await self._housekeeping.own(taken.name)
             answer = await self.reset(kernel_id, taken.name, keep=keep, progress=progress)
         finally:
-            await self.delete([taken.name])
+            await self.snapshots.delete([taken.name])
         await self._kernels.shutdown_kernel(fork_id)
         return answer
 
@@ -1084,7 +1080,7 @@ class SnapshotService:
     ) -> Comparison:
         """How a kernel differs, as it is now, from a snapshot. `Comparison.after` is
         empty."""
-        await self.summary(before)
+        await self.snapshots.summary(before)
         async with self._alone(kernel_id):
             taken = await self._checkpoint(
                 kernel_id,
@@ -1096,7 +1092,7 @@ class SnapshotService:
         try:
             found = await self.compare(before, taken.name, variables=variables)
         finally:
-            await self.delete([taken.name])
+            await self.snapshots.delete([taken.name])
         return msgspec.structs.replace(found, after="")
 
     async def undo(
@@ -1115,7 +1111,7 @@ class SnapshotService:
         """
         if steps < 1:
             raise UsageError(f"{steps} steps cannot be undone.", "Undo 1 or more.")
-        page = await self.snapshots(Query(kernel_id=kernel_id, limit=0))
+        page = await self.snapshots.find(Query(kernel_id=kernel_id, limit=0))
         names = [snapshot.name for snapshot in page.snapshots if not snapshot.automatic]
         if (position := self._positions.get(kernel_id)) in names:
             runs = kernel_id in self._kernels
@@ -1131,173 +1127,7 @@ class SnapshotService:
             kernel_id, names[steps - 1], asked_within=asked_within, progress=progress
         )
 
-    # Of snapshots
-
-    async def snapshots(self, query: Query) -> Page:
-        """Those that are wanted, newest first; all of them if the limit is 0.
-
-        Raises:
-            StorageError: the store is not readable.
-        """
-        return await asyncio.to_thread(find_page, self._store, query)
-
-    async def snapshot(self, name: str) -> operations.SnapshotDetails:
-        """All that is known of one snapshot.
-
-        Raises:
-            ImageError: there is none, or it is damaged.
-        """
-        return await asyncio.to_thread(operations.show_snapshot, name)
-
-    async def summary(self, name: str) -> Snapshot:
-        """One line of the list, as that has it without points.
-
-        Raises:
-            NoSuchSnapshot: there is none.
-        """
-        return await asyncio.to_thread(find_summary, self._store, name)
-
-    async def update(
-        self,
-        name: str,
-        *,
-        new_name: str | None = None,
-        note: str | None = None,
-        tags: Sequence[str] | None = None,
-    ) -> Snapshot:
-        """Give a snapshot another name, or note, or tags in place of those that it has.
-
-        Raises:
-            NoSuchSnapshot, NameTaken, UsageError, StorageError: as the store does.
-        """
-        former_name = ""
-        # First what may be refused.
-        if tags is not None:
-            has = (await asyncio.to_thread(self._store.summary, name)).tags
-            await asyncio.to_thread(
-                operations.tag_snapshot, name, tags, sorted({*has} - {*tags})
-            )
-        if new_name is not None and new_name != name:
-            await asyncio.to_thread(operations.rename_snapshot, name, new_name)
-            for kernel_id, position in self._positions.items():
-                if position == name:
-                    self._positions[kernel_id] = new_name
-            if self.watch is not None:
-                self.watch.renamed(name, new_name)
-            former_name, name = name, new_name
-        if note is not None:
-            await asyncio.to_thread(operations.annotate_snapshot, name, note)
-        self._emit("updated", snapshot=name, former_name=former_name)
-        return await asyncio.to_thread(self._store.summary, name)
-
-    async def keep(
-        self,
-        kernel_id: str,
-        name: str,
-        new_name: str,
-        note: str = "",
-        *,
-        document: bytes | None = b"",
-    ) -> Snapshot:
-        """Write a snapshot that is in memory only to disk, under another name; it stays
-        what it is.
-
-        Args:
-            document: the notebook that belongs to it, JSON; None for that of the kernel as
-                it is in the server's files now.
-
-        Raises:
-            As `jupyter_cr.operations.keep_snapshot`.
-        """
-        if document is None:
-            path, _ = await self._documents.of_kernel(kernel_id)
-            document = await self._documents.read(path) if path else b""
-        async with EngineProcess() as engine:
-            request = {
-                "op": "keep",
-                "name": name,
-                "new_name": new_name,
-                "document": msgspec.Raw(document or b"null"),
-            }
-            await engine.run(request, Snapshot)
-        if note:
-            await asyncio.to_thread(operations.annotate_snapshot, new_name, note)
-        kept = await asyncio.to_thread(self._store.summary, new_name)
-        for action in ("created", "durable"):
-            self._emit(action, snapshot=new_name, kernel_id=kernel_id, state=kept.state)
-        return kept
-
-    async def trust(self, name: str) -> Snapshot:
-        """Say that a snapshot from elsewhere may be restored, which is to run its code.
-
-        Raises:
-            NoSuchSnapshot, StorageError: as the store does.
-        """
-        snapshot = await asyncio.to_thread(operations.trust_snapshot, name)
-        self._emit("updated", snapshot=name)
-        return snapshot
-
-    def bundle(self, name: str) -> AsyncGenerator[bytes, None]:
-        """A snapshot in one file, as `jupyter_cr.server.carriage.iter_bundle`."""
-        return iter_bundle(name)
-
-    async def take_in(self, upload: Upload, progress: Progress) -> ImportResult:
-        """Take a snapshot out of a bundle.
-
-        Raises:
-            CheckpointRestoreError: as `jupyter_cr.bundles.import_snapshot`.
-        """
-        result = await upload.take(progress)
-        self.tell_of(result.name)
-        return result
-
-    async def saved(self, name: str) -> None:
-        """Wait until a snapshot is not being written to disk."""
-        await self._saving.wait_for(name)
-
-    def tell_of(self, name: str) -> None:
-        """A snapshot is there, which this server has not taken."""
-        for action in ("created", "durable"):
-            self._emit(action, snapshot=name, state="durable")
-
-    async def delete(self, names: Sequence[str]) -> None:
-        """Remove snapshots, all or none; what is being written to disk, when it is there.
-
-        Raises:
-            NoSuchSnapshot, StorageError: as the store does.
-        """
-        for name in names:
-            await self._saving.wait_for(name)
-        await asyncio.to_thread(operations.remove_snapshots, names)
-        for name in names:
-            self._emit("deleted", snapshot=name)
-            if self.watch is not None:
-                self.watch.removed(name)
-
-    async def twins(self) -> TwinsAnswer:
-        """What is kept in memory, and what that costs.
-
-        Raises:
-            StorageError: the store is not readable.
-        """
-        page = await self.snapshots(Query(state="warm", limit=0))
-        cost = await asyncio.to_thread(self._store.twins_cost)
-        names = tuple(snapshot.name for snapshot in page.snapshots)
-        return TwinsAnswer(snapshots=names, bytes=cost)
-
-    async def document(self, name: str) -> bytes:
-        """The notebook that was saved with a snapshot, as JSON.
-
-        Raises:
-            NoSuchSnapshot: there is no snapshot, or no notebook with it.
-        """
-        content = await self._read_document(name)
-        if not content:
-            raise NoSuchSnapshot(
-                f"There is no notebook in snapshot {name}.",
-                "It was taken of a kernel without one.",
-            )
-        return content
+    # Of the machine
 
     async def capabilities(self) -> dict[str, Any]:
         """What this machine and user permit: an
@@ -1379,12 +1209,9 @@ class SnapshotService:
 
         return await asyncio.to_thread(read)
 
-    async def _read_document(self, name: str) -> bytes:
-        return await asyncio.to_thread(operations.read_document, name)
-
     async def _bring_document(self, snapshot: str, path: str) -> str:
         """Write the notebook of a snapshot; its path, empty if there is none."""
-        content = await self._read_document(snapshot)
+        content = await self.snapshots.read_document(snapshot)
         if not content or not path:
             return ""
         await self._documents.write(path, content)

@@ -22,9 +22,10 @@ from jupyter_cr.errors import (
 )
 from jupyter_cr.image.record_file import write_whole
 from jupyter_cr.server.documents import Documents
+from jupyter_cr.server.events import Emit
 from jupyter_cr.server.pending import FrontEndRequests
 from jupyter_cr.server.points import Way
-from jupyter_cr.server.service import Emit, SnapshotService
+from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.timeline import Timeline, TimelineAnswer, TravelAnswer
 from jupyter_cr.server.timeline_documents import TimelineDocuments, unpacked
 from jupyter_cr.store import Snapshot, Store, store_root
@@ -46,7 +47,7 @@ _GONE_S = 600.0
 
 
 class Timelines:
-    """Of one server; the `jupyter_cr.server.service.Watch` of its service.
+    """Of one server; told by its service what becomes of kernels and snapshots.
 
     Args:
         retention: which points are kept, a policy of `jupyter_cr.store.retention`.
@@ -90,6 +91,7 @@ class Timelines:
         self._falling_asleep: asyncio.Task[None] | None = None
         self._measured = 0.0
         service.watch = self
+        service.snapshots.watches.append(self)
 
     def _understood(self, retention: str) -> str:
         try:
@@ -203,7 +205,9 @@ class Timelines:
             document = await self._kept_documents.read(way.document)
         elif point == timeline.points.base and timeline.points.is_at_base:
             document = None
-        return await self._service.keep(kernel_id, point, name, note, document=document)
+        return await self._service.snapshots.keep(
+            kernel_id, point, name, note, document=document
+        )
 
     async def note_document(self, kernel_id: str, msg_id: str, content: bytes) -> None:
         """Keep a notebook as it was just before a cell.
@@ -244,14 +248,14 @@ class Timelines:
         self._falling_asleep = asyncio.ensure_future(self._switch_off(kernel_id))
 
     def renamed(self, name: str, new_name: str) -> None:
-        """See `jupyter_cr.server.service.Watch`."""
+        """See `jupyter_cr.server.snapshots.SnapshotWatch`."""
         for timeline in self._timelines.values():
             if name in timeline.points:
                 timeline.points.rename(name, new_name)
                 self._changed(timeline.kernel_id)
 
     def removed(self, name: str) -> None:
-        """See `jupyter_cr.server.service.Watch`."""
+        """See `jupyter_cr.server.snapshots.SnapshotWatch`."""
         for timeline in self._timelines.values():
             if name in timeline.points:
                 timeline.points.remove(name)
