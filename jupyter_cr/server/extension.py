@@ -19,12 +19,13 @@ from jupyter_cr.lessons import LESSONS_VARIABLE, SIGNERS_VARIABLE, Place
 from jupyter_cr.server.adoption import adopt_kernels
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.events import Emitter
+from jupyter_cr.server.front_end_requests import FrontEndRequests
 from jupyter_cr.server.handlers import HANDLERS
 from jupyter_cr.server.hibernation import Hibernation
 from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.kernel_socket import KernelSocket
 from jupyter_cr.server.lessons import Lessons
-from jupyter_cr.server.pending import UNTRACKED, FrontEndRequests
+from jupyter_cr.server.messages import UNTRACKED
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
 from jupyter_cr.server.timelines import RETENTION, Timelines

@@ -10,7 +10,7 @@ What holds:
 
 * No request is answered twice. Whatever front ends send while a kernel is `held` waits
   here, and reaches the processes that run afterwards. Everything sent before has reached
-  those that ran before: `FrontEndRequests.settle` answers it, unless it was answered
+  those that ran before: `KernelRequests.settle` answers it, unless it was answered
   already or those that run now go on with it. A later reply to what has been settled is
   left out.
 * None is left hanging, if a front end goes away, too: when its session comes back, it is
@@ -51,117 +51,40 @@ is connected to the kernel itself.
 from __future__ import annotations
 
 import asyncio
-import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from jupyter_cr.image import InputPrompt, NotebookFacts, RunningRequest
-from jupyter_cr.kernels.glue_protocol import REPLY, REQUEST
+from jupyter_cr.image import InputPrompt, RunningRequest
+from jupyter_cr.kernels.glue_protocol import REQUEST
 from jupyter_cr.server.cells import Cells
 from jupyter_cr.server.gate import Gate
-from jupyter_cr.server.subshells import LIST_SUBSHELLS, Subshells
+from jupyter_cr.server.messages import (
+    COMMS,
+    QUESTIONS,
+    Header,
+    Input,
+    as_dict,
+    new_header,
+    read_cell_id,
+    read_header,
+    read_input,
+    read_prompt,
+    read_reply,
+    without_subshell,
+)
+from jupyter_cr.server.subshells import Subshells
 
 __all__ = [
-    "UNTRACKED",
     "Connection",
-    "Execution",
-    "FrontEndRequests",
     "KernelRequests",
     "Pending",
-    "kernel_requests",
-    "read_execution",
-    "set_gate",
 ]
-
-UNTRACKED = (REQUEST, REPLY, LIST_SUBSHELLS, "list_subshell_reply")
-"""Message types of which a kernel's state does not tell what its user has it do
-(`AsyncMappingKernelManager.untracked_message_types`)."""
-
-
-class _Header(msgspec.Struct, frozen=True):
-    """What is looked at of a message's header."""
-
-    msg_id: str = ""
-    msg_type: str = ""
-    session: str = ""
-    subshell_id: str | None = None
-
-
-class _Metadata(msgspec.Struct, frozen=True, rename={"cell_id_of_lab": "cellId"}):
-    """What front ends tell of a cell: JupyterLab, Notebook and VS Code the one, others
-    the other."""
-
-    cell_id_of_lab: str = ""
-    cell_id: str = ""
-
-
-class _Prompt(msgspec.Struct, frozen=True):
-    """Content of an ``input_request``."""
-
-    prompt: str = ""
-    password: bool = False
-
-    def as_record(self) -> InputPrompt:
-        return InputPrompt(text=self.prompt, is_password=self.password)
-
-
-class _Input(msgspec.Struct, frozen=True):
-    """Content of an ``execute_input``."""
-
-    execution_count: int = 0
-    code: str = ""
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    """Content of an ``execute_request``."""
-
-    code: str = ""
-    silent: bool = False
-    store_history: bool = True
-    stop_on_error: bool = True
-
-
-class Execution(NamedTuple):
-    """A cell that somebody wants to be run."""
-
-    msg_id: str
-    cell_id: str
-    code: str
-    stop_on_error: bool
-
-
-class _Reply(msgspec.Struct, frozen=True):
-    """Content of a reply."""
-
-    status: str = ""
-
-
-_header = msgspec.json.Decoder(_Header).decode
-_asked = msgspec.json.Decoder(_Asked).decode
-_input = msgspec.json.Decoder(_Input).decode
-_metadata = msgspec.json.Decoder(_Metadata).decode
-_prompt = msgspec.json.Decoder(_Prompt).decode
-_reply = msgspec.json.Decoder(_Reply).decode
-
-_QUESTIONS = frozenset(
-    (
-        "complete_request",
-        "history_request",
-        "inspect_request",
-        "is_complete_request",
-        "kernel_info_request",
-    )
-)
-"""That change nothing that a person has made in a kernel."""
-_COMMS = frozenset(("comm_open", "comm_msg", "comm_close"))
-"""With which widgets do."""
 
 
 @dataclass(slots=True)
@@ -363,7 +286,7 @@ class KernelRequests:
         """Take note of a message to the kernel: the header to send it with, None if it is
         not to be sent."""
         try:
-            read = _header(header)
+            read = read_header(header)
         except msgspec.MsgspecError:
             return header
         if read.msg_type == "input_reply":
@@ -377,22 +300,22 @@ class KernelRequests:
             read.subshell_id or "",
         )
         if read.msg_type == "execute_request":
-            self.requests[read.msg_id].cell_id = _cell_id(metadata)
+            self.requests[read.msg_id].cell_id = read_cell_id(metadata)
             if self._is_dooming:
                 self._doom(self.requests[read.msg_id])
                 return None
         self._show_gate(self.requests[read.msg_id])
         if read.subshell_id and self.subshells.is_gone(read.subshell_id):
-            return _without_subshell(header)
+            return without_subshell(header)
         return header
 
     def _show_gate(self, request: Pending) -> None:
         """It knows of the cells that it has let pass, and is told of all else."""
         if self.gate is None or self.gate.has_passed(request.msg_id):
             return
-        if request.msg_type in _QUESTIONS:
+        if request.msg_type in QUESTIONS:
             self.gate.asks(request.msg_id)
-        elif request.msg_type in _COMMS or request.msg_type == "execute_request":
+        elif request.msg_type in COMMS or request.msg_type == "execute_request":
             self.gate.touches(request.msg_id)
 
     def _doom(self, request: Pending) -> None:
@@ -420,13 +343,13 @@ class KernelRequests:
     ) -> bool:
         """Take note of a message from the kernel. Whether the front end is to get it."""
         try:
-            asked = _header(parent)
+            asked = read_header(parent)
             msg_id = asked.msg_id
             if channel == "iopub":
                 # Of its control channel; it may be busy on the other.
                 if asked.msg_type == REQUEST or self.subshells.is_question(msg_id):
                     return False
-                self._hear_published(_header(header), msg_id, content)
+                self._hear_published(read_header(header), msg_id, content)
             elif channel == "stdin":
                 self._hear_prompt(session, msg_id, content)
             else:
@@ -435,7 +358,7 @@ class KernelRequests:
             pass
         return True
 
-    def _hear_published(self, header: _Header, msg_id: str, content: bytes) -> None:
+    def _hear_published(self, header: Header, msg_id: str, content: bytes) -> None:
         request = self.requests.get(msg_id)
         if header.msg_type == "status":
             self.session = header.session
@@ -443,12 +366,12 @@ class KernelRequests:
         elif request is None:
             return
         elif header.msg_type == "execute_input":
-            self._hear_input(request, _input(content))
+            self._hear_input(request, read_input(content))
         elif request.goes_on and header.msg_type == "error":
             error = {"status": "error", **msgspec.json.decode(content, type=dict)}
             request.outcome.update(error)
 
-    def _hear_input(self, request: Pending, content: _Input) -> None:
+    def _hear_input(self, request: Pending, content: Input) -> None:
         if request.goes_on:
             request.outcome.setdefault("execution_count", content.execution_count)
         # What extensions of front ends ask for themselves comes from no cell.
@@ -483,7 +406,7 @@ class KernelRequests:
             if request.msg_type == "execute_request" and not request.goes_on:
                 self.cells_run += 1
             request.replied = True
-            request.status = _reply(content).status
+            request.status = read_reply(content).status
             request.prompt = None
             self._forget_done(request)
         return True
@@ -492,7 +415,7 @@ class KernelRequests:
         # From now on an answer is one to this.
         self._closed_prompts.discard(session)
         if (request := self.requests.get(msg_id)) is not None:
-            request.prompt = _prompt(content).as_record()
+            request.prompt = read_prompt(content).as_record()
 
     def _note(self, heard: set[str], msg_id: str) -> None:
         if self._marked:
@@ -584,7 +507,7 @@ class KernelRequests:
         """What the kernel does, whatever was said last. Whether it is busy."""
         busy = next((r for r in self.requests.values() if r.begun and not r.ended), None)
         state = "idle" if busy is None else "busy"
-        parent = {} if busy is None else _decoded(busy.header)
+        parent = {} if busy is None else as_dict(busy.header)
         for connection in connections:
             connection.tell("iopub", "status", {"execution_state": state}, parent)
         return busy is not None
@@ -596,7 +519,7 @@ class KernelRequests:
         self._ask_for_subshells(connection)
 
     def _ask_for_subshells(self, connection: Connection) -> None:
-        if (header := self.subshells.question(_new_header)) is not None:
+        if (header := self.subshells.question(new_header)) is not None:
             connection.ask("control", header, {})
             self.requests.pop(header["msg_id"], None)  # It is nobody's.
 
@@ -605,7 +528,7 @@ class KernelRequests:
         self.settled.discard(going_on.msg_id)
         request = self.requests.get(going_on.msg_id)
         if request is None:
-            header = _new_header(going_on.msg_type, going_on.session, going_on.msg_id)
+            header = new_header(going_on.msg_type, going_on.session, going_on.msg_id)
             request = Pending(
                 going_on.msg_id,
                 going_on.msg_type,
@@ -631,7 +554,7 @@ class KernelRequests:
             if request.asks_anew and (prompt := request.prompt) is not None:
                 request.asks_anew = False
                 content = {"prompt": prompt.text, "password": prompt.is_password}
-                connection.tell("stdin", "input_request", content, _decoded(request.header))
+                connection.tell("stdin", "input_request", content, as_dict(request.header))
 
     def join(self, connection: Connection) -> None:
         """A websocket is ready: it is told what its session has missed."""
@@ -660,7 +583,7 @@ class KernelRequests:
 
     def _send_probe(self, connection: Connection, more: int) -> None:
         # Of those that a server takes for a sign of what the kernel does, the most idle.
-        header = _new_header("is_complete_request", "")
+        header = new_header("is_complete_request", "")
         self._probes[header["msg_id"]] = _Probe(connection.session_id, more)
         connection.ask("shell", header, {"code": ""})
         self.requests.pop(header["msg_id"], None)  # It is nobody's.
@@ -695,7 +618,7 @@ class KernelRequests:
         ended = [r for r in self._of(connection.session_id) if r.ended]
         for request in ended:
             del self.requests[request.msg_id]
-            parent = _decoded(request.header)
+            parent = as_dict(request.header)
             if request.msg_type == "kernel_info_request" and not request.replied:
                 connection.ask(request.channel, parent, {})
                 continue
@@ -724,146 +647,3 @@ class KernelRequests:
         self._closed_prompts.add(connection.session_id)
         content = {"status": "ok", "restart": True}
         connection.tell("iopub", "shutdown_reply", content, parent)
-
-
-class FrontEndRequests:
-    """Those of all kernels of one server.
-
-    Args:
-        kernels: the server's kernel manager.
-    """
-
-    def __init__(self, kernels: Any) -> None:
-        self._kernels = kernels
-
-    def pending(self, kernel_id: str) -> tuple[RunningRequest, ...]:
-        """Those that have not been answered, in the order in which they were sent."""
-        requests = self._of(kernel_id)
-        if getattr(self._kernels.get_kernel(kernel_id), "execution_state", "") == "idle":
-            requests.forget_absent()
-        return requests.pending()
-
-    def of(self, kernel_id: str) -> KernelRequests:
-        """Those of one kernel, which there must be."""
-        return self._of(kernel_id)
-
-    def describe(self, kernel_id: str, facts: NotebookFacts) -> NotebookFacts:
-        """What its front ends wait for, and which cells these are."""
-        running = self.pending(kernel_id)
-        last, now = self._of(kernel_id).cells.as_facts({r.msg_id for r in running})
-        return msgspec.structs.replace(
-            facts, running=running, last_cell=last, running_cell=now
-        )
-
-    def cells_run(self, kernel_id: str) -> int:
-        """How many cells have been run since the last `settle`, not counting those that
-        the kernel went on with."""
-        return self._of(kernel_id).cells_run
-
-    def mark(self, kernel_id: str) -> None:
-        """The kernel's processes are about to be ended, and others to take their place.
-        Optional: without it, it may look as if those went on with what they have done by
-        the time of `settle`."""
-        self._of(kernel_id).mark()
-
-    @contextmanager
-    def held(self, kernel_id: str) -> Iterator[None]:
-        """What front ends send meanwhile reaches the kernel at the end.
-
-        To be entered well before a kernel's processes are exchanged, and left after
-        `settle`; or without that, if they were not exchanged after all. And before
-        `pending` is asked for a snapshot, until the kernel has been frozen. May be nested.
-        """
-        with self._of(kernel_id).held():
-            yield
-
-    def settle(
-        self,
-        kernel_id: str,
-        notebook: NotebookFacts,
-        *,
-        abort_held: bool = False,
-    ) -> bool:
-        """Answer what was asked of processes that have ended. Whether those that run now
-        are busy.
-
-        Args:
-            notebook: as `describe` said when the snapshot was taken: with the requests that
-                the kernel will answer itself. To be called for a kernel that was started
-                from a snapshot, too, so that they are known.
-            abort_held: cells that have been sent since the kernel was `held` are answered
-                with "aborted": they waited behind one that has asked to go back.
-        """
-        requests = self._of(kernel_id)
-        requests.cells.go_on(notebook)
-        return requests.settle(notebook.running, abort_held)
-
-    def _of(self, kernel_id: str) -> KernelRequests:
-        return kernel_requests(self._kernels.get_kernel(kernel_id))
-
-
-_KERNELS: WeakKeyDictionary[Any, KernelRequests] = WeakKeyDictionary()
-_GATES: dict[str, Gate] = {}
-
-
-def set_gate(kernel_id: str, gate: Gate | None) -> None:
-    """Have cells of a kernel wait at a gate, or at none, whichever manager it has."""
-    if gate is None:
-        _GATES.pop(kernel_id, None)
-    else:
-        _GATES[kernel_id] = gate
-
-
-def kernel_requests(manager: Any) -> KernelRequests:
-    """Those of one kernel, by its kernel manager, with which they are forgotten."""
-    requests = _KERNELS.get(manager)
-    if requests is None:
-        requests = _KERNELS[manager] = KernelRequests()
-    requests.gate = _GATES.get(getattr(manager, "kernel_id", ""))
-    # A new one for each launch and shutdown: jupyter_client.manager.in_pending_state.
-    requests.follow(getattr(manager, "ready", None))
-    return requests
-
-
-def read_execution(header: bytes, metadata: bytes, content: bytes) -> Execution | None:
-    """What a message asks for, if it is a cell: an ``execute_request`` of the main shell
-    that is neither silent nor kept out of the history."""
-    try:
-        read, asked = _header(header), _asked(content)
-    except msgspec.MsgspecError:
-        return None
-    if read.msg_type != "execute_request" or read.subshell_id:
-        return None
-    if asked.silent or not asked.store_history:
-        return None
-    return Execution(read.msg_id, _cell_id(metadata), asked.code, asked.stop_on_error)
-
-
-def _cell_id(metadata: bytes) -> str:
-    try:
-        read = _metadata(metadata)
-    except msgspec.MsgspecError:
-        return ""
-    return read.cell_id_of_lab or read.cell_id
-
-
-def _without_subshell(header: bytes) -> bytes:
-    decoded = _decoded(header)
-    del decoded["subshell_id"]
-    return msgspec.json.encode(decoded)
-
-
-def _decoded(header: bytes) -> dict[str, Any]:
-    decoded: dict[str, Any] = msgspec.json.decode(header)
-    return decoded
-
-
-def _new_header(msg_type: str, session: str, msg_id: str = "") -> dict[str, Any]:
-    return {
-        "msg_id": msg_id or uuid.uuid4().hex,
-        "msg_type": msg_type,
-        "session": session,
-        "username": "",
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "version": "5.3",
-    }

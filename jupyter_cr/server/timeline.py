@@ -25,9 +25,10 @@ import msgspec
 
 from jupyter_cr.errors import CheckpointRestoreError, UsageError
 from jupyter_cr.server.answers import RestoreAnswer
+from jupyter_cr.server.front_end_requests import FrontEndRequests, set_gate
 from jupyter_cr.server.gate import Cell, Gate
 from jupyter_cr.server.meter import Meter
-from jupyter_cr.server.pending import FrontEndRequests, KernelRequests, set_gate
+from jupyter_cr.server.pending import KernelRequests
 from jupyter_cr.server.points import CODE_LIMIT, Outcome, Point, Points, Run, Way
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.timeline_documents import TimelineDocuments

@@ -23,7 +23,7 @@ from jupyter_cr.errors import (
 from jupyter_cr.image.record_file import write_whole
 from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.events import Emit
-from jupyter_cr.server.pending import FrontEndRequests
+from jupyter_cr.server.front_end_requests import FrontEndRequests
 from jupyter_cr.server.points import Way
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.timeline import Timeline, TimelineAnswer, TravelAnswer

@@ -25,8 +25,10 @@ from jupyter_server.services.kernels.connection.channels import (
 from tornado.websocket import WebSocketClosedError
 from traitlets import default
 
+from jupyter_cr.server.front_end_requests import kernel_requests
 from jupyter_cr.server.gate import Cell
-from jupyter_cr.server.pending import KernelRequests, kernel_requests, read_execution
+from jupyter_cr.server.messages import read_execution
+from jupyter_cr.server.pending import KernelRequests
 
 __all__ = ["SettlingWebsocketConnection"]
 

@@ -21,9 +21,9 @@ from jupyter_server.services.sessions.sessionmanager import SessionManager
 from jupyter_cr.errors import StorageError
 from jupyter_cr.kernels.records import private_dir
 from jupyter_cr.server.documents import Documents
+from jupyter_cr.server.front_end_requests import FrontEndRequests
 from jupyter_cr.server.housekeeping import Housekeeping
 from jupyter_cr.server.kernel_socket import KernelSocket
-from jupyter_cr.server.pending import FrontEndRequests
 from jupyter_cr.server.service import SnapshotService
 from jupyter_cr.server.tasks import Tasks
 from jupyter_cr.server.timelines import Timelines

@@ -18,7 +18,7 @@ from jupyter_server.services.kernels.connection.base import (
     serialize_msg_to_ws_v1,
 )
 
-from jupyter_cr.server.pending import _KERNELS, kernel_requests
+from jupyter_cr.server.front_end_requests import _KERNELS, kernel_requests
 from tests.conftest import User
 from tests.engine.harness import LIMIT, wait_until
 from tests.server.harness import TOKEN, FrontEnd, Server, jupyter_server
