@@ -188,7 +188,7 @@ def test_a_cell(user: User) -> None:
         code = (
             "%%fork\nx += 1\nprint('now', x)\nimport sys\nprint('no', file=sys.stderr)\nx"
         )
-        reply, outputs = messages(original, "%%fork\n" + code)
+        reply, outputs = messages(original, code)
         assert reply["status"] == "ok"
         texts = [(o["name"], o["text"]) for o in outputs if "text" in o]
         assert texts == [("stdout", "now 41\n"), ("stderr", "no\n")]
@@ -220,6 +220,7 @@ def test_a_fork_takes_the_place(user: User) -> None:
             original.client.execute("%%fork --adopt\nx += 1")
             original.client.execute("x += 100")
             assert answer_after(original, "", "x") == "141"
+            original.settle()
             assert original.run("print(x)") == "141"
             assert cr("list") == []
             original.do("x += 1")
