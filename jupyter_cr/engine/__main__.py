@@ -63,11 +63,12 @@ class _Request(msgspec.Struct, frozen=True, tag_field="op", forbid_unknown_field
     """What all requests have in common."""
 
 
-_NOTHING = msgspec.Raw(b"null")
+_NULL = b"null"
 
 
 def _content(document: msgspec.Raw) -> bytes:
-    return b"" if bytes(document) == _NOTHING else bytes(document)
+    content = bytes(document)
+    return b"" if content == _NULL else content
 
 
 class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
@@ -80,7 +81,7 @@ class _Checkpoint(_Request, frozen=True, tag="checkpoint"):
     live: bool = False
     end: bool = False
     notebook: NotebookFacts | None = None
-    document: msgspec.Raw = _NOTHING
+    document: msgspec.Raw = msgspec.Raw(_NULL)
     automatic: str = ""
 
     def run(self, progress: _Progress) -> object:
@@ -172,7 +173,7 @@ class _Remove(_Request, frozen=True, tag="remove"):
 class _Keep(_Request, frozen=True, tag="keep"):
     name: str
     new_name: str
-    document: msgspec.Raw = _NOTHING
+    document: msgspec.Raw = msgspec.Raw(_NULL)
 
     def run(self, progress: _Progress) -> object:
         return operations.keep_snapshot(
