@@ -86,8 +86,8 @@ def test_it_goes_back_once(server: Server, back: str) -> None:
     requests = [front_end.execute(code) for code in cells]
     found = statuses(front_end, requests)
     assert found == ["ok"] * 4 + (
-        # The cell that had begun with a snapshot goes on in it.
-        ["ok" if "inner" in back else "aborted", "aborted"]
+        # The cell that had begun with a snapshot goes on in it, and says what it had raised.
+        ["error" if "inner" in back else "aborted", "aborted"]
     )
     assert settled(server) == "a"
     assert front_end.run("print(x)") == ("2" if "inner" in back else "1")
