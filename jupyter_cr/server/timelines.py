@@ -87,6 +87,7 @@ class Timelines:
         self._unneeded: set[str] = set()
         """Points that belong to no timeline any more."""
         self._thinning: asyncio.Task[None] | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
         self._falling_asleep: asyncio.Task[None] | None = None
         self._measured = 0.0
@@ -292,6 +293,8 @@ class Timelines:
 
     async def stop(self) -> None:
         """The server stops; so do its kernels, and there is nothing to go back to."""
+        if self._next_look is not None:
+            self._next_look.cancel()
         for task in (self._watch, self._thinning):
             if task is not None:
                 task.cancel()
@@ -408,9 +411,17 @@ class Timelines:
         for timeline in list(self._timelines.values()):
             await self._drop(timeline, self._not_kept(timeline))
         loop = asyncio.get_running_loop()
-        if self._budget and loop.time() > self._measured + _MEASURE_S:
+        due = self._measured + _MEASURE_S
+        if self._budget and loop.time() >= due:
             await self._keep_to_budget()
             self._measured = loop.time()
+        elif self._budget and self._next_look is None:
+            # Many quick cells take memory, and nothing may come after them for long.
+            self._next_look = loop.call_at(due, self._look_again)
+
+    def _look_again(self) -> None:
+        self._next_look = None
+        self._thin_soon()
 
     async def _forget_gone(self, kernel_id: str) -> None:
         """A kernel that has ended may be brought back, for a while."""

@@ -51,8 +51,18 @@ def wait_for_output(front_end: FrontEnd, request: str, text: str) -> None:
 
 
 def descendants(server: Server) -> list[psutil.Process]:
-    """Of the server: its kernels, and whatever those have started."""
-    return psutil.Process(server.process.pid).children(recursive=True)
+    """Of the server: its kernels, and whatever those have started; not the engines that
+    wait to be asked."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return [child for child in children if not _is_spare(child)]
+
+
+def _is_spare(process: psutil.Process) -> bool:
+    try:
+        is_engine = process.cmdline()[-2:] == ["-m", "jupyter_cr.engine"]
+        return is_engine and not process.children()
+    except psutil.Error:
+        return False
 
 
 def assert_refused(problem: Any, kind: str, status: int, *words: str) -> None:

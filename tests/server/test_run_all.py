@@ -86,7 +86,7 @@ def test_it_goes_back_once(server: Server, back: str) -> None:
     requests = [front_end.execute(code) for code in cells]
     found = statuses(front_end, requests)
     assert found == ["ok"] * 4 + (
-        # The cell that had begun with a snapshot goes on in it, and says what it had raised.
+        # The cell that had begun with a snapshot goes on in it: it raises what it had.
         ["error" if "inner" in back else "aborted", "aborted"]
     )
     assert settled(server) == "a"
