@@ -138,74 +138,23 @@ def save_content(
         EngineError: the twin is gone.
         StorageError: the disk is full.
     """
-    saving = _Saving(content, writer, advance)
+    runs: list[Run] = []
+    buffer = memoryview(bytearray(min(content.size, _PIECE)))
     for found in content.ranges:
-        saving.add(found)
-    saving.flush()
-    return Record.of(content.of, _joined(saving.runs), content.guards)
-
-
-class _Saving:
-    """Hands the writer many pages at once, however far apart they lie: a kernel dirties
-    thousands that have no neighbour, and each call would cost more than its page."""
-
-    def __init__(
-        self, content: Content, writer: SnapshotWriter, advance: Callable[[int], None]
-    ) -> None:
-        self._content = content
-        self._writer = writer
-        self._advance = advance
-        self._buffer = memoryview(bytearray(min(content.size, _PIECE)))
-        self._read: list[tuple[int, int]] = []
-        """(address, length) of what is in the buffer."""
-        self._filled = 0
-        self._done = 0
-        self.runs: list[Run] = []
-
-    def add(self, found: _Range) -> None:
-        if found.unchanged is not None:
-            length = found.end - found.start
-            offset = self._writer.append_unchanged(found.unchanged, length)
-            self.runs.append((found.start, length, offset))
-            self._tell(length)
-            return
         address = found.start
         while address < found.end:
-            view = self._buffer[self._filled :][: found.end - address]
-            _read(self._content, view, address, may_end=found.may_end)
-            self._read.append((address, len(view)))
-            self._filled += len(view)
-            address += len(view)
-            if self._filled == len(self._buffer):
-                self.flush()
-
-    def flush(self) -> None:
-        offset = self._writer.append(self._buffer[: self._filled]) if self._filled else 0
-        for address, length in self._read:
-            self.runs.append((address, length, offset))
-            offset += length
-        self._tell(self._filled, at_once=True)
-        self._read.clear()
-        self._filled = 0
-
-    def _tell(self, more: int, *, at_once: bool = False) -> None:
-        self._done += more
-        if self._done and (at_once or self._done >= _PIECE):
-            self._advance(self._done)
-            self._done = 0
-
-
-def _joined(runs: list[Run]) -> list[Run]:
-    """By address, neighbours together."""
-    joined: list[Run] = []
-    for address, length, offset in sorted(runs):
-        if joined:
-            start, before, at = joined[-1]
-            if start + before == address and at + before == offset:
-                joined[-1] = (start, before + length, at)
-                continue
-        joined.append((address, length, offset))
-    return joined
+            length = found.end - address
+            if found.unchanged is not None:
+                offset = found.unchanged + address - found.start
+                _add(runs, address, length, writer.append_unchanged(offset, length))
+            else:
+                length = min(length, _PIECE)
+                view = buffer[:length]
+                _read(content, view, address, may_end=found.may_end)
+                _add(runs, address, length, writer.append(view))
+            address += length
+            advance(length)
+    return Record.of(content.of, runs, content.guards)
 
 
 def copy_content(content: Content, memory: Memory, advance: Callable[[int], None]) -> None:
@@ -224,6 +173,15 @@ def copy_content(content: Content, memory: Memory, advance: Callable[[int], None
             _read(content, view, address, may_end=found.may_end)
             memory.write(address, view)
             advance(len(view))
+
+
+def _add(runs: list[Run], address: int, length: int, offset: int) -> None:
+    if runs:
+        start, before, at = runs[-1]
+        if start + before == address and at + before == offset:
+            runs[-1] = (start, before + length, at)
+            return
+    runs.append((address, length, offset))
 
 
 def _read(content: Content, view: memoryview, address: int, *, may_end: bool) -> None:
