@@ -20,7 +20,13 @@ from jupyter_cr.engine.streams import SnapshotReader
 from jupyter_cr.errors import AddressTaken, CheckpointRestoreError, RestoreError
 from jupyter_cr.tracer.sock_diag import State, TcpSocket
 
-__all__ = ["find_missing", "require_machine", "require_paths", "require_ports"]
+__all__ = [
+    "find_missing",
+    "require_listeners",
+    "require_machine",
+    "require_paths",
+    "require_ports",
+]
 
 _WILDCARDS = ("0.0.0.0", "::")
 
