@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import JSHandle, Locator, expect
 
 from tests.conftest import a_user
-from tests.engine.harness import LIMIT
+from tests.engine.harness import LIMIT, wait_until
 from tests.labextension.conftest import require_lab
 from tests.labextension.harness import Lab, LabServer, lab
 from tests.labextension.seen import violations
@@ -41,6 +41,12 @@ def themed(request: pytest.FixtureRequest) -> Iterator[LabServer]:
 def export_as_somebody_else(server: LabServer, name: str, file: str) -> None:
     """Into the server's files, signed with another key."""
     user = server.server.user
+    wait_until(
+        lambda: (
+            server.server.get(f"jupyter-cr/snapshots/{name}/summary")["state"] == "durable"
+        ),
+        "it is on disk",
+    )
     environment = dict(user.environment)
     environment["JUPYTER_CONFIG_DIR"] = str(user.home / "somebody-else")
     subprocess.run(

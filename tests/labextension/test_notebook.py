@@ -110,7 +110,7 @@ def test_a_kernel_of_notebook_7_hibernates(jupyterlab: LabServer) -> None:
             expect(item).to_be_visible()
             item.hover()
             item.locator(".jp-RunningSessions-itemShutdown").click()
-        expect(sleep).to_be_hidden()
+            expect(sleep).to_be_hidden()
         run(1)
 
 
