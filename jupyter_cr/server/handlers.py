@@ -30,6 +30,7 @@ from jupyter_cr.server.carriage import Upload
 from jupyter_cr.server.lessons import Lessons, PublishRequest, StartRequest
 from jupyter_cr.server.requests import (
     OPERATIONS,
+    Asked,
     DiffSnapshotRequest,
     ForkSnapshotRequest,
     ImportRequest,
@@ -304,7 +305,7 @@ class OperationHandler(_Handler):
         request = decode_body(self.request.body, OPERATIONS[operation])
         self.begin(
             operation,
-            functools.partial(request.run, self.service, kernel_id),
+            lambda progress: request.run(self.service, Asked(kernel_id, progress)),
             kernel_id=kernel_id,
             snapshot=request.subject,
         )

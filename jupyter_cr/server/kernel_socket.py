@@ -55,6 +55,7 @@ from jupyter_cr.server.forks import ForksRequest, keep_forks
 from jupyter_cr.server.problems import Problem, problem_of
 from jupyter_cr.server.requests import (
     OPERATIONS,
+    Asked,
     OperationRequest,
     TimelineRequest,
     convert_fields,
@@ -253,9 +254,8 @@ class KernelSocket:
                 progress(phase, fraction)
                 caller.tell_progress(phase, fraction)
 
-            return await request.run(
-                self._service, peer.kernel_id, report, asked_within=peer.is_within
-            )
+            asked = Asked(peer.kernel_id, report, from_within=peer.is_within)
+            return await request.run(self._service, asked)
 
         task = self._tasks.start(
             op, work, kernel_id=peer.kernel_id, snapshot=request.subject

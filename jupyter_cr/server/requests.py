@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from jupyter_cr.server.service import SnapshotService
 __all__ = [
     "OPERATIONS",
     "AdoptRequest",
+    "Asked",
     "CheckpointRequest",
     "DiffRequest",
     "DiffSnapshotRequest",
@@ -35,6 +36,19 @@ __all__ = [
 ]
 
 
+class Asked(NamedTuple):
+    """Of which kernel something is asked, and by whom.
+
+    Attributes:
+        progress: told how far it is.
+        from_within: a process of the kernel has asked for it.
+    """
+
+    kernel_id: str
+    progress: Progress
+    from_within: bool = False
+
+
 class OperationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """An operation on a kernel."""
 
@@ -44,18 +58,8 @@ class OperationRequest(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     @abstractmethod
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
         """Do it.
-
-        Args:
-            asked_within: a process of the kernel has asked for it.
 
         Raises:
             CheckpointRestoreError: as the service does.
@@ -74,38 +78,26 @@ class CheckpointRequest(OperationRequest, frozen=True, forbid_unknown_fields=Tru
     def subject(self) -> str | None:
         return self.name
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
         return await service.checkpoint(
-            kernel_id,
+            asked.kernel_id,
             name=self.name,
             note=self.note,
             warm=self.warm,
             memory_only=self.memory_only,
             document=self.document,
             until=self.until,
-            progress=progress,
+            progress=asked.progress,
         )
 
 
 class HibernateRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     note: str = ""
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
-        return await service.hibernate(kernel_id, note=self.note, progress=progress)
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
+        return await service.hibernate(
+            asked.kernel_id, note=self.note, progress=asked.progress
+        )
 
 
 class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
@@ -120,22 +112,15 @@ class RestoreRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     def subject(self) -> str | None:
         return self.snapshot
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
         return await service.restore(
-            kernel_id,
+            asked.kernel_id,
             self.snapshot,
             keep=self.keep,
             document=self.document,
             lazy=self.lazy,
-            asked_within=asked_within and not self.queue,
-            progress=progress,
+            asked_within=asked.from_within and not self.queue,
+            progress=asked.progress,
         )
 
 
@@ -150,21 +135,14 @@ class ResetRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     def subject(self) -> str | None:
         return self.snapshot or None
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
         return await service.reset(
-            kernel_id,
+            asked.kernel_id,
             self.snapshot,
             keep=self.keep,
             document=self.document,
-            asked_within=asked_within,
-            progress=progress,
+            asked_within=asked.from_within,
+            progress=asked.progress,
         )
 
 
@@ -181,28 +159,21 @@ class ForkRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     def subject(self) -> str | None:
         return self.snapshot
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
         if self.snapshot is None:
             return await service.fork_kernel(
-                kernel_id,
+                asked.kernel_id,
                 path=self.path,
                 document=self.document,
                 hold=self.hold,
-                progress=progress,
+                progress=asked.progress,
             )
         return await service.fork(
             self.snapshot,
             path=self.path,
             document=self.document,
-            asked_by=kernel_id if asked_within else None,
-            progress=progress,
+            asked_by=asked.kernel_id if asked.from_within else None,
+            progress=asked.progress,
         )
 
 
@@ -212,30 +183,21 @@ class AdoptRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     fork: str
     keep: bool = True
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
-        return await service.adopt(kernel_id, self.fork, keep=self.keep, progress=progress)
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
+        return await service.adopt(
+            asked.kernel_id, self.fork, keep=self.keep, progress=asked.progress
+        )
 
 
 class UndoRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
         return await service.undo(
-            kernel_id, self.steps, asked_within=asked_within, progress=progress
+            asked.kernel_id,
+            self.steps,
+            asked_within=asked.from_within,
+            progress=asked.progress,
         )
 
 
@@ -250,17 +212,13 @@ class DiffRequest(OperationRequest, frozen=True, forbid_unknown_fields=True):
     def subject(self) -> str | None:
         return self.before
 
-    async def run(
-        self,
-        service: SnapshotService,
-        kernel_id: str,
-        progress: Progress,
-        *,
-        asked_within: bool = False,
-    ) -> object:
+    async def run(self, service: SnapshotService, asked: Asked) -> object:
         if self.after is None:
             return await service.compare_now(
-                kernel_id, self.before, variables=self.variables, progress=progress
+                asked.kernel_id,
+                self.before,
+                variables=self.variables,
+                progress=asked.progress,
             )
         return await service.compare(self.before, self.after, variables=self.variables)
 
