@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import User, a_user
 from tests.engine.kernels import CommandError, CommandLine
 from tests.server.harness import Server, jupyter_server, notebook
+from tests.store.remotes import CREDENTIALS, new_bucket, s3_server
 
 TITLE = "Lesson 3"
 AT = f"lessons/{quote(TITLE)}"
@@ -32,7 +33,7 @@ def place() -> Iterator[Path]:
         yield Path(made)
 
 
-def with_lessons(user: User, place: Path, signers: str = "") -> User:
+def with_lessons(user: User, place: Path | str, signers: str = "") -> User:
     """A user of a machine whose administrator has set a place for lessons."""
     own = {"JUPYTER_CR_LESSONS": str(place), "JUPYTER_CR_LESSON_SIGNERS": signers}
     return replace(user, environment={**user.environment, **own})
@@ -283,3 +284,45 @@ def test_on_the_command_line(people: tuple[User, User], place: Path) -> None:
         student("withdraw", TITLE)
     assert teacher("withdraw", TITLE)["bytes"] > 0
     assert student("lessons") == []
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A place on an S3 API server, which the environment leads to."""
+    with s3_server(tmp_path) as address:
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        yield new_bucket()
+
+
+@pytest.mark.long
+def test_in_a_bucket(people: tuple[User, User], bucket: str) -> None:
+    """As where machines share nothing else: students fetch a lesson once, and start it as
+    often as they like."""
+    aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    teacher_user, student_user = (
+        with_lessons(replace(each, environment={**each.environment, **aws}), bucket)
+        for each in people
+    )
+    with jupyter_server(teacher_user) as teacher:
+        publish(teacher)
+        with jupyter_server(student_user) as student:
+            (seen,) = lessons(student)
+            assert not seen["trusted"]
+            problem = student.fail(f"{AT}/start")
+            assert problem["error"] == "Untrusted"
+            kernels = [
+                student.do(f"{AT}/start", trust=seen["signer"])["kernel_id"],
+                student.do(f"{AT}/start")["kernel_id"],
+            ]
+            for kernel_id in kernels:
+                front_end = student.front_end(kernel_id)
+                assert front_end.run("data.append(1); print(len(data))") == "1001"
+            student.do(f"kernels/{kernels[0]}/reset")
+            assert student.front_end(kernels[0]).run("print(len(data))") == "1000"
+            status, _, _ = teacher.fetch("DELETE", f"jupyter-cr/{AT}")
+            assert status in (200, 204)
+            assert lessons(student) == []
+            # Whoever has started it goes on.
+            student.do(f"kernels/{kernels[1]}/reset")
+            assert student.front_end(kernels[1]).run("print(len(data))") == "1000"
