@@ -21,7 +21,7 @@ from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import PACKS, SNAPSHOTS
 from jupyter_cr.store.lease import Lease, is_held
 from jupyter_cr.store.listing import parents_of, show
-from jupyter_cr.store.meta import write_meta
+from jupyter_cr.store.meta import read_meta, write_meta
 from jupyter_cr.store.names import check_name, check_tag, suggest_name
 from jupyter_cr.store.older import is_older, untold_of
 from jupyter_cr.store.reader import StoredReader
@@ -399,8 +399,8 @@ class Store:
         changed = replace(entry, **fields)
         meta = changed.meta
         if entry.state in UNFINISHED and "note" not in fields:
-            # The one that it will have is in its image.
-            meta = replace(meta, note=None)
+            # The one that it will have is in its image, unless it was given another.
+            meta = replace(meta, note=read_meta(self._directory(entry.id)).note)
         write_meta(self._directory(entry.id), meta)
 
     def set_position(self, kernel_id: str, name: str) -> None:

@@ -18,6 +18,7 @@ from jupyter_cr.store.entry import Entry, Stored, facts_of, fingerprint, own_usa
 from jupyter_cr.store.key_file import store_cipher
 from jupyter_cr.store.layout import packs_beside, root_of
 from jupyter_cr.store.lease import Lease
+from jupyter_cr.store.meta import read_meta
 from jupyter_cr.store.packs import FoundPacks
 from jupyter_cr.store.reader import StoredReader
 from jupyter_cr.store.session import Session
@@ -199,7 +200,9 @@ class StoredWriter(ImageWriter):
             has_document=self._has_document,
             is_encrypted=self._cipher is not None,
         )
-        return {**facts, "note": self._header.note}
+        # Somebody may have given it another one meanwhile.
+        theirs = read_meta(self.directory).note
+        return {**facts, "note": self._header.note if theirs is None else theirs}
 
     def discard(self) -> None:
         """Remove all of it, and end its twins."""

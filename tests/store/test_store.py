@@ -334,6 +334,27 @@ os._exit(0)
 """
 
 
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_note_that_was_given_meanwhile_stays(store: Store, is_live: bool) -> None:
+    """And so do tags, and a name, whichever came first."""
+    with store.create("one") as writer:
+        fill(writer, header("one"))
+        if is_live:
+            writer.publish()
+            assert store.summary("one").note == "a note"
+        store.annotate("one", "another")
+        store.rename("one", "two")
+        store.tag("two", ["seen"])
+        writer.commit(durable=True)
+    snapshot = store.summary("two")
+    assert (snapshot.note, snapshot.tags) == ("another", ("seen",))
+    store.close()
+    for path in store.root.glob("catalogue.sqlite*"):
+        path.unlink()
+    snapshot = Store(store.root).summary("two")
+    assert (snapshot.note, snapshot.tags) == ("another", ("seen",))
+
+
 def test_a_snapshot_that_is_being_written_is_seen(store: Store) -> None:
     with store.create("one") as writer:
         assert (writer.name, len(writer.id)) == ("one", 16)
