@@ -433,7 +433,7 @@ def keep_snapshot(
             )
             with _phase(progress, "sync"):
                 writer.commit()
-    return store.summary(new_name)
+    return store.summary(writer.name)
 
 
 def _of_phase(progress: Progress) -> Callable[[float], None]:

@@ -22,6 +22,18 @@ class Saving:
         self._jobs[task] = (kernel_id, name)
         task.add_done_callback(lambda task: self._jobs.pop(task, None))
 
+    def rename(self, name: str, new_name: str) -> None:
+        """A snapshot, perhaps one of these, has another name."""
+        for job, (kernel_id, present) in self._jobs.items():
+            if present == name:
+                self._jobs[job] = (kernel_id, new_name)
+
+    def name(self) -> str:
+        """What the snapshot of the job is called now that asks for it."""
+        task = asyncio.current_task()
+        assert task is not None
+        return self._jobs[task][1]
+
     async def wait_for(self, word: str) -> None:
         """Until nothing of a kernel, or no snapshot of that name, is being written."""
         jobs = [job for job, words in self._jobs.items() if word in words]

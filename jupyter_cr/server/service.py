@@ -428,16 +428,16 @@ class SnapshotService:
         try:
             result = await rest
         except CheckpointRestoreError as error:
+            name = self._saving.name()
             self._emit(
                 "failed",
                 operation="save",
-                snapshot=answer.name,
+                snapshot=name,
                 kernel_id=answer.kernel_id,
-                message=f"Snapshot {answer.name} could not be saved, and is lost: "
-                f"{error.message}",
+                message=f"Snapshot {name} could not be saved, and is lost: {error.message}",
                 hint=error.hint,
             )
-            self._emit("deleted", snapshot=answer.name)
+            self._emit("deleted", snapshot=name)
             return
         answer = msgspec.structs.replace(answer, **msgspec.structs.asdict(result))
         self._tell_taken(answer, path, "durable")

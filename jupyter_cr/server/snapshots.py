@@ -96,6 +96,7 @@ class Snapshots:
             )
         if new_name is not None and new_name != name:
             await asyncio.to_thread(operations.rename_snapshot, name, new_name)
+            self._saving.rename(name, new_name)
             for watch in self.watches:
                 watch.renamed(name, new_name)
             former_name, name = name, new_name

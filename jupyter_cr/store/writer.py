@@ -81,7 +81,7 @@ class StoredWriter(ImageWriter):
 
     @property
     def name(self) -> str:
-        """Of the snapshot."""
+        """Of the snapshot; as it is called when it is committed, from then on."""
         return self._entry.name or ""
 
     def __exit__(
@@ -172,6 +172,8 @@ class StoredWriter(ImageWriter):
         now = session.get(self.id)
         # Who makes the catalogue anew sees it as soon as it is whole, and so may others.
         is_removed = now is not None and now.state == "removed"
+        if now is not None and not is_removed:
+            self._entry = now
         session.update(
             self.id,
             state="removed" if is_removed else self._state,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import User
 from tests.engine.harness import wait_until
+from tests.server.checked import checked_server
 from tests.server.harness import Server, jupyter_server
 
 MUCH = "import os; x = 1; data = bytearray(os.urandom(64 << 20)) * 3"
@@ -48,6 +50,24 @@ def test_removed_while_it_is_being_saved(server: Server) -> None:
     server.do(f"kernels/{kernel_id}/checkpoint", name="one", until="live")
     assert server.fetch("DELETE", "jupyter-cr/snapshots/one")[0] == 204
     assert server.get("jupyter-cr/snapshots")["total"] == 0
+
+
+def test_renamed_while_it_is_being_saved(tmp_path: Path) -> None:
+    with checked_server(tmp_path) as server, server.events() as events:
+        kernel_id = server.start_kernel()
+        server.run(kernel_id, MUCH)
+        server.do(f"kernels/{kernel_id}/checkpoint", name="one", until="live")
+        change = {"name": "two", "note": "a note"}
+        assert server.fetch("PATCH", "jupyter-cr/snapshots/one", change)[0] == 200
+        assert state(server, "two") == "live"
+        *before, told = events.until("durable")
+        assert "failed" not in [event["action"] for event in before]
+        assert told["snapshot"] == "two"
+        seen = server.get("jupyter-cr/snapshots/two/summary")
+        assert (seen["state"], seen["note"]) == ("durable", "a note")
+        assert server.get(f"jupyter-cr/snapshots?kernel_id={kernel_id}")["positions"] == {
+            kernel_id: "two"
+        }
 
 
 def test_the_next_one_waits_for_it(server: Server) -> None:
