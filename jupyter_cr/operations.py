@@ -212,7 +212,6 @@ def checkpoint(
         _create(store, name, found, parent, base, automatic) as writer,
     ):
         header = _header(writer.name, note, found)
-        connection = parse_connection(header.kernel.connection)
         writer.add(
             msgspec.structs.replace(
                 header, notebook=notebook or NotebookFacts(), automatic=automatic
@@ -227,7 +226,7 @@ def checkpoint(
                 warm=warm or live is not None,
                 memory_only=memory_only,
                 held=held if end else None,
-                listens_on=needed_ports(connection) if connection else frozenset(),
+                listens_on=needed_ports(parse_connection(header.kernel.connection)),
                 progress=_shown_by(writer, progress),
                 live=None
                 if live is None
@@ -664,7 +663,7 @@ def bring_fork(
                 name=name,
                 ports=ports,
                 replacing=replacing,
-                listens_on=needed_ports(original) if original else frozenset(),
+                listens_on=needed_ports(original),
                 lazy=lazy,
                 asked_within=asked_within,
                 progress=progress,

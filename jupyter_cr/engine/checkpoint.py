@@ -17,7 +17,7 @@ from itertools import chain, count
 
 from jupyter_cr.engine.collect import Collected, collect_files, collect_tree
 from jupyter_cr.engine.descriptors import File, regular_file
-from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
+from jupyter_cr.engine.descriptors.tcp_socket import port_numbers
 from jupyter_cr.engine.family import plan_family
 from jupyter_cr.engine.freeze import Freezing, Interrupted, freeze
 from jupyter_cr.engine.identity import Identity, identity_of
@@ -281,8 +281,7 @@ def _freeze_and_clone(
                     files, shared = collect_files(freezing.tree, collected)
                     if patient and any(map(_is_journal, files)):
                         raise _InTransaction
-                    there = {port.address.port for port in listening_ports(files)}
-                    if missing := listens_on - there:
+                    if missing := listens_on - port_numbers(files):
                         raise _Starting(missing)
                 for begin in others:
                     outer, begun = begin()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from jupyter_cr.engine.descriptors.base import OpenFile
-from jupyter_cr.engine.descriptors.tcp_socket import Record, listening_ports
+from jupyter_cr.engine.descriptors.tcp_socket import Record, port_numbers
 from jupyter_cr.errors import NoSuchProcess, PermissionDenied
 from jupyter_cr.tracer.proc.stat import read_stat
 from jupyter_cr.tracer.proc.tasks import list_pids, list_threads
@@ -74,7 +74,7 @@ def connected_then(files: Iterable[OpenFile]) -> Connected:
     """Who was connected when the snapshot was taken: the best guess when the tree has
     ended since. They may have gone for good, which nobody waits for long to learn."""
     files = list(files)
-    ports = {port.address.port for port in listening_ports(files)}
+    ports = port_numbers(files)
     counts = Counter(
         file.record.local.port
         for file in files

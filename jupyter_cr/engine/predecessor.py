@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from jupyter_cr.engine.descriptors import inherited_log, pipe
 from jupyter_cr.engine.descriptors.base import Rebuilding
-from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
+from jupyter_cr.engine.descriptors.tcp_socket import port_numbers
 from jupyter_cr.engine.front_ends import Connected, connected_then, count_front_ends
 from jupyter_cr.engine.identity import find_tree
 from jupyter_cr.engine.preflight import require_ports
@@ -77,7 +77,7 @@ class Predecessor:
 
     def _ports(self) -> dict[int, int]:
         """Where the tree listened -> where it is to listen now."""
-        recorded = {port.address.port for port in listening_ports(self.snapshot.files)}
+        recorded = port_numbers(self.snapshot.files)
         if self.rebuilding.mode == "restore":
             return {port: port for port in recorded}
         return {

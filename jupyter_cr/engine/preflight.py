@@ -12,7 +12,7 @@ from itertools import chain
 from jupyter_cr.engine.descriptors import directory, fifo, o_path, regular_file
 from jupyter_cr.engine.descriptors.base import OpenFile
 from jupyter_cr.engine.descriptors.path import ACCESS, open_path
-from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
+from jupyter_cr.engine.descriptors.tcp_socket import listening_ports, port_numbers
 from jupyter_cr.engine.rebuild_state import open_directory
 from jupyter_cr.engine.snapshot import Snapshot
 from jupyter_cr.engine.state import process
@@ -114,7 +114,7 @@ def require_listeners(files: Iterable[OpenFile], listens_on: frozenset[int]) -> 
     Raises:
         RestoreError: it had not got so far.
     """
-    if not listens_on <= {port.address.port for port in listening_ports(files)}:
+    if not listens_on <= port_numbers(files):
         raise RestoreError(
             "the tree did not listen on all its ports yet when the snapshot was taken",
             "Take another one now that it has started, and fork that.",

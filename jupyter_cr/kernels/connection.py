@@ -121,10 +121,10 @@ def new_connection_file() -> Path:
     return runtime_dir() / f"{_PREFIX}{uuid.uuid4()}{_SUFFIX}"
 
 
-def needed_ports(connection: Mapping[str, Any]) -> frozenset[int]:
-    """The TCP ports that a kernel listens on as soon as it has started. None if its
-    sockets have paths (``"transport": "ipc"``)."""
-    if connection.get("transport", "tcp") != "tcp":
+def needed_ports(connection: Mapping[str, Any] | None) -> frozenset[int]:
+    """The TCP ports that a kernel listens on as soon as it has started: none if its
+    sockets have paths (``"transport": "ipc"``), or it is no kernel."""
+    if connection is None or connection.get("transport", "tcp") != "tcp":
         return frozenset()
     return frozenset(connection[key] for key in _NEEDED)
 

@@ -194,7 +194,7 @@ class SnapshotService:
         self._emit = emit
         self._housekeeping = housekeeping
         self._saving = Saving()
-        self.snapshots = Snapshots(documents, self._saving, emit)
+        self.snapshots = Snapshots(self._saving, emit)
         self.snapshots.watches.append(self)
         self.spare = SpareEngine()
         self._store = Store()

@@ -15,7 +15,6 @@ from jupyter_cr.errors import NoSuchSnapshot
 from jupyter_cr.kernels.engine_process import EngineProcess, Progress
 from jupyter_cr.server.answers import Page, Query, TwinsAnswer
 from jupyter_cr.server.carriage import Upload, iter_bundle
-from jupyter_cr.server.documents import Documents
 from jupyter_cr.server.events import Emit
 from jupyter_cr.server.listing import find_page, find_summary
 from jupyter_cr.server.saving import Saving
@@ -38,13 +37,11 @@ class Snapshots:
     """Those of one server's store.
 
     Args:
-        documents: notebooks.
         saving: which are being written to disk.
         emit: tells what has happened.
     """
 
-    def __init__(self, documents: Documents, saving: Saving, emit: Emit) -> None:
-        self._documents = documents
+    def __init__(self, saving: Saving, emit: Emit) -> None:
         self._saving = saving
         self._emit = emit
         self._store = Store()
@@ -112,21 +109,17 @@ class Snapshots:
         new_name: str,
         note: str = "",
         *,
-        document: bytes | None = b"",
+        document: bytes = b"",
     ) -> Snapshot:
         """Write a snapshot that is in memory only to disk, under another name; it stays
         what it is.
 
         Args:
-            document: the notebook that belongs to it, JSON; None for that of the kernel as
-                it is in the server's files now.
+            document: the notebook that belongs to it, JSON; empty if there is none.
 
         Raises:
             As `jupyter_cr.operations.keep_snapshot`.
         """
-        if document is None:
-            path, _ = await self._documents.of_kernel(kernel_id)
-            document = await self._documents.read(path) if path else b""
         async with EngineProcess() as engine:
             request = {
                 "op": "keep",

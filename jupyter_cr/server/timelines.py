@@ -201,11 +201,12 @@ class Timelines:
                 f"There is no point {point} in the timeline of kernel {kernel_id}.",
                 "It may have gone, as the oldest do.",
             )
-        document: bytes | None = b""
+        document = b""
         if way.document:
             document = await self._kept_documents.read(way.document)
         elif point == timeline.points.base and timeline.points.is_at_base:
-            document = None
+            path, _ = await self._documents.of_kernel(kernel_id)
+            document = await self._documents.read(path) if path else b""
         return await self._service.snapshots.keep(
             kernel_id, point, name, note, document=document
         )

@@ -174,7 +174,7 @@ def examine(directory: Path) -> Examined:
         parent=meta.parent if is_id(meta.parent) else "",
         tags=meta.tags,
         signer=meta.signer,
-        note=meta.note or "",
+        note=meta.note_over(""),
         fingerprint=fingerprint(directory),
     )
     usage: Mapping[str, Sequence[Interval]] = {}
@@ -196,7 +196,7 @@ def examine(directory: Path) -> Examined:
             msgspec.structs.replace(entry, state=state, problem=error.message), usage
         )
     name = fit_name(meta.name) or fit_name(header.name) or entry.name
-    note = header.note if meta.note is None else meta.note
+    note = meta.note_over(header.note)
     if outcome is not None and outcome.memory_only:
         facts["state"] = "memory"
     entry = msgspec.structs.replace(entry, name=name, note=note, **facts)

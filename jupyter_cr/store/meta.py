@@ -37,6 +37,10 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     removed: bool = False
     """Only its readers keep it."""
 
+    def note_over(self, own: str) -> str:
+        """The note that counts, where the image has its `own`."""
+        return own if self.note is None else self.note
+
 
 _LATER = re.compile(r"meta-([0-9]{8})-[0-9a-f]{8}")
 

@@ -66,7 +66,7 @@ def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> S
     problem = ""
     usage: Mapping[str, Sequence[Interval]] = {}
     facts: dict[str, Any] = {}
-    name, note = fit_name(meta.name), meta.note
+    name, note = fit_name(meta.name), meta.note_over("")
     try:
         with (
             named_by_url(mirror.directory, files),
@@ -76,7 +76,7 @@ def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> S
             has_document = reader.has(Document)
             facts = facts_of(header, reader.outcome, has_document=has_document)
             name = name or fit_name(header.name)
-            note = header.note if note is None else note
+            note = meta.note_over(header.note)
             _check_packs(files, survey, usage)
     except ImageError as error:
         state = "future" if isinstance(error, FutureImage) else "corrupt"
@@ -109,7 +109,7 @@ def _describe(mirror: Mirror, files: RemoteFiles, survey: Survey, id_: str) -> S
         tags=meta.tags,
         trusted=bool(signer) and Signers().is_trusted(signer),
         signer=signer,
-        note=note or "",
+        note=note,
         problem=problem,
         **facts,
     )

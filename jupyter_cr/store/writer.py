@@ -203,8 +203,8 @@ class StoredWriter(ImageWriter):
             is_encrypted=self._cipher is not None,
         )
         # Somebody may have given it another one meanwhile.
-        theirs = read_meta(self.directory).note
-        return {**facts, "note": self._header.note if theirs is None else theirs}
+        note = read_meta(self.directory).note_over(self._header.note)
+        return {**facts, "note": note}
 
     def discard(self) -> None:
         """Remove all of it, and end its twins."""

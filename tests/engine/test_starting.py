@@ -8,7 +8,7 @@ import pytest
 
 from jupyter_cr.engine import checkpoint as checkpoint_module
 from jupyter_cr.engine.checkpoint import checkpoint_tree
-from jupyter_cr.engine.descriptors.tcp_socket import listening_ports
+from jupyter_cr.engine.descriptors.tcp_socket import port_numbers
 from jupyter_cr.engine.open_file_table import FileTable
 from jupyter_cr.engine.preflight import require_listeners
 from jupyter_cr.errors import RestoreError, TargetError
@@ -36,9 +36,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def recorded(writer: MemoryWriter) -> set[int]:
+def recorded(writer: MemoryWriter) -> frozenset[int]:
     (table,) = writer.records(FileTable)
-    return {port.address.port for port in listening_ports(table.files)}
+    return port_numbers(table.files)
 
 
 def test_it_is_waited_for() -> None:

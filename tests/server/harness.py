@@ -34,6 +34,7 @@ __all__ = [
     "Server",
     "jupyter_server",
     "notebook",
+    "sources_of",
     "start_server",
 ]
 
@@ -264,6 +265,16 @@ class Server:
         assert task["state"] == "failed", task
         return task["error"]
 
+    def write(self, path: str, *sources: str) -> None:
+        """A document with code cells into the server's files, as a front end saves it."""
+        model = {"type": "notebook", "format": "json", "content": notebook(*sources)}
+        status, answer, _ = self.fetch("PUT", f"api/contents/{path}", model)
+        assert status in (200, 201), answer
+
+    def sources(self, path: str) -> list[str]:
+        """Of the cells of a document there."""
+        return sources_of(self.get(f"api/contents/{path}")["content"])
+
     def open_notebook(self, path: str, kernel: str = "python3") -> str:
         """As a front end opens a document: the id of its kernel."""
         body = {
@@ -328,6 +339,11 @@ def _decode(body: bytes) -> Any:
         return json.loads(body) if body else None
     except ValueError:
         return body.decode(errors="replace")
+
+
+def sources_of(document: dict[str, Any]) -> list[str]:
+    """Of its cells."""
+    return ["".join(cell["source"]) for cell in document["cells"]]
 
 
 def notebook(*sources: str) -> dict[str, Any]:

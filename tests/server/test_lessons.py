@@ -16,8 +16,8 @@ import pytest
 
 from tests.conftest import User, a_user
 from tests.engine.kernels import CommandError, CommandLine
-from tests.server.harness import Server, jupyter_server, notebook
-from tests.store.remotes import CREDENTIALS, new_bucket, s3_server
+from tests.server.harness import Server, jupyter_server, notebook, sources_of
+from tests.store.remotes import lead_to, new_bucket, s3_server
 
 TITLE = "Lesson 3"
 AT = f"lessons/{quote(TITLE)}"
@@ -79,7 +79,7 @@ def publish(server: Server, **more: object) -> None:
 
 def sources(path: Path) -> list[str]:
     """Of a notebook's cells."""
-    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
+    return sources_of(json.loads(path.read_text()))
 
 
 def lessons(server: Server) -> list[dict[str, object]]:
@@ -290,8 +290,7 @@ def test_on_the_command_line(people: tuple[User, User], place: Path) -> None:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A place on an S3 API server, which the environment leads to."""
     with s3_server(tmp_path) as address:
-        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
-            monkeypatch.setenv(name, value)
+        lead_to(address, monkeypatch)
         yield new_bucket()
 
 

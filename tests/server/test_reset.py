@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import User
 from tests.engine.harness import wait_until
-from tests.server.harness import Server, jupyter_server, notebook
+from tests.server.harness import Server, jupyter_server, sources_of
 
 
 @pytest.fixture
@@ -19,20 +19,10 @@ def server(user: User) -> Iterator[Server]:
         yield server
 
 
-def sources(server: Server, path: str) -> list[str]:
-    content = server.get(f"api/contents/{path}")["content"]
-    return [cell["source"] for cell in content["cells"]]
-
-
-def write(server: Server, path: str, *cells: str) -> None:
-    body = {"type": "notebook", "format": "json", "content": notebook(*cells)}
-    assert server.fetch("PUT", f"api/contents/{path}", body)[0] in (200, 201)
-
-
 @pytest.mark.parametrize("warm", [True, False])
 def test_there_and_back(server: Server, warm: bool) -> None:
     lesson = server.open_notebook("lesson.ipynb")
-    write(server, "lesson.ipynb", "x = 1")
+    server.write("lesson.ipynb", "x = 1")
     teacher = server.front_end(lesson)
     teacher.run("import os, subprocess; x = 1; data = bytearray(os.urandom(1 << 20))")
     teacher.run("child = subprocess.Popen(['cat'], stdin=-1, stdout=-1)")
@@ -46,14 +36,14 @@ def test_there_and_back(server: Server, warm: bool) -> None:
     student = server.front_end(kernel_id)
     for attempt in range(3):
         student.run(f"x = {attempt} + 2; data[:] = bytes(len(data)); child.kill()")
-        write(server, path, "x = 1", f"mine({attempt})")
+        server.write(path, "x = 1", f"mine({attempt})")
         if attempt == 1:
             server.do(f"kernels/{kernel_id}/checkpoint", name="mine")
         answer = server.do(f"kernels/{kernel_id}/reset", document=True)
         assert answer["snapshot"] == "lesson"
         assert answer["kernel_id"] == kernel_id
         assert answer["path"] == path
-        assert sources(server, path) == ["x = 1"]
+        assert server.sources(path) == ["x = 1"]
         assert student.value("x, hash(bytes(data))") == f"(1, {content})"
         student.run("child.stdin.write(b'hello'); child.stdin.close()")
         assert student.value("child.stdout.read()") == "b'hello'"
@@ -65,7 +55,7 @@ def test_there_and_back(server: Server, warm: bool) -> None:
         lambda: server.get(f"jupyter-cr/snapshots/{kept}/summary")["state"] == "durable"
     )
     document = server.get(f"jupyter-cr/snapshots/{kept}/document")
-    assert [cell["source"] for cell in document["cells"]] == ["x = 1", "mine(2)"]
+    assert sources_of(document) == ["x = 1", "mine(2)"]
     server.do(f"kernels/{kernel_id}/restore", snapshot="mine", keep=False)
     assert student.value("x, any(data)") == "(3, False)"
     server.do(f"kernels/{kernel_id}/restore", snapshot=kept, keep=False)

@@ -14,24 +14,13 @@ import pytest
 
 from tests.conftest import User
 from tests.engine.harness import wait_until
-from tests.server.harness import Server, jupyter_server, notebook
+from tests.server.harness import Server, jupyter_server, sources_of
 
 
 @pytest.fixture
 def server(user: User) -> Iterator[Server]:
     with jupyter_server(user) as running:
         yield running
-
-
-def write(server: Server, path: str, *sources: str) -> None:
-    model = {"type": "notebook", "format": "json", "content": notebook(*sources)}
-    status, answer, _ = server.fetch("PUT", f"api/contents/{path}", model)
-    assert status in (200, 201), answer
-
-
-def sources(server: Server, path: str) -> list[str]:
-    content = server.get(f"api/contents/{path}")["content"]
-    return [cell["source"] for cell in content["cells"]]
 
 
 def processes_of(server: Server) -> list[str]:
@@ -99,14 +88,14 @@ def test_crash_after_restore_is_told(server: Server) -> None:
 
 def test_fork(server: Server) -> None:
     """Its own variables, ports, key and notebook; gone without a trace in the end."""
-    write(server, "a.ipynb", "x = 1")
+    server.write("a.ipynb", "x = 1")
     kernel_id = server.open_notebook("a.ipynb")
     front_end = server.front_end(kernel_id)
     front_end.run("x = 1")
     server.do(f"kernels/{kernel_id}/checkpoint", name="one")
     forked = server.do("snapshots/one/fork")
     assert forked["path"] == "a-one.ipynb"
-    assert sources(server, "a-one.ipynb") == ["x = 1"]
+    assert server.sources("a-one.ipynb") == ["x = 1"]
     assert server.open_notebook("a-one.ipynb") == forked["kernel_id"]
     other = server.front_end(forked["kernel_id"])
     assert other.run("x += 1; print(x)") == "2"
@@ -126,7 +115,7 @@ def test_fork(server: Server) -> None:
 
 
 def test_fork_of_what_runs(server: Server) -> None:
-    write(server, "a.ipynb", "x = 1")
+    server.write("a.ipynb", "x = 1")
     kernel_id = server.open_notebook("a.ipynb")
     server.front_end(kernel_id).run("x = 1")
     forked = server.do(f"kernels/{kernel_id}/fork")
@@ -159,15 +148,15 @@ def test_resume_after_shutdown(server: Server) -> None:
 
 
 def test_notebook_is_brought_back(server: Server) -> None:
-    write(server, "a.ipynb", "x = 1", "x")
+    server.write("a.ipynb", "x = 1", "x")
     kernel_id = server.open_notebook("a.ipynb")
     server.front_end(kernel_id).run("x = 1")
     server.do(f"kernels/{kernel_id}/checkpoint", name="one")
-    write(server, "a.ipynb", "something else")
+    server.write("a.ipynb", "something else")
     restored = server.do(f"kernels/{kernel_id}/restore", snapshot="one", document=True)
-    assert sources(server, "a.ipynb") == ["x = 1", "x"]
+    assert server.sources("a.ipynb") == ["x = 1", "x"]
     kept = server.get(f"jupyter-cr/snapshots/{restored['kept']}/document")
-    assert [cell["source"] for cell in kept["cells"]] == ["something else"]
+    assert sources_of(kept) == ["something else"]
 
 
 def test_busy_kernel(server: Server) -> None:

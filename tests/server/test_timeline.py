@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import User
 from tests.engine.harness import wait_until
-from tests.server.harness import FrontEnd, Server, jupyter_server, notebook
+from tests.server.harness import FrontEnd, Server, jupyter_server, notebook, sources_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -325,10 +325,6 @@ def test_a_restore_is_undone(server: Server) -> None:
     assert kernel.value() == "2"
 
 
-def sources(document: dict[str, Any]) -> list[str]:
-    return ["".join(cell["source"]) for cell in document["cells"]]
-
-
 def put_document(kernel: Kernel, msg_id: str, *sources: str, packed: bool = True) -> None:
     content = json.dumps(notebook(*sources)).encode()
     status, answer, _ = kernel.server.fetch(
@@ -409,8 +405,7 @@ def test_it_is_remembered(server: Server) -> None:
 
 def test_a_point_is_kept(server: Server) -> None:
     """With its notebook, as a front end has sent it; or as it is in its file."""
-    model = {"type": "notebook", "format": "json", "content": notebook("in its file")}
-    assert server.fetch("PUT", "api/contents/a.ipynb", model)[0] in (200, 201)
+    server.write("a.ipynb", "in its file")
     kernel = Kernel(server)
     kernel.run("x = 1")
     point = kernel.timeline["base"]
@@ -424,10 +419,10 @@ def test_a_point_is_kept(server: Server) -> None:
     assert (kept["name"], kept["note"], kept["named"]) == ("good", "so far", True)
     assert point in kernel.points
     assert server.get("jupyter-cr/snapshots")["total"] == 1
-    assert sources(server.get("jupyter-cr/snapshots/good/document")) == ["as it was"]
+    assert sources_of(server.get("jupyter-cr/snapshots/good/document")) == ["as it was"]
     last = kernel.timeline["base"]
     server.do(f"kernels/{kernel.id}/timeline/points/{last}/keep", name="last")
-    assert sources(server.get("jupyter-cr/snapshots/last/document")) == ["in its file"]
+    assert sources_of(server.get("jupyter-cr/snapshots/last/document")) == ["in its file"]
     kernel.travel(steps=-1)
     assert kernel.value() == "1"
     kernel.switch(False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_cr.store import Store
-from tests.store.remotes import CREDENTIALS, new_bucket, s3_server
+from tests.store.remotes import lead_to, new_bucket, s3_server
 
 
 @pytest.fixture
@@ -33,9 +33,7 @@ def s3_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a place in a new bucket."""
-    for variable, value in CREDENTIALS.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    lead_to(s3_address, monkeypatch)
     return new_bucket()
 
 

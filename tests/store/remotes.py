@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "somebody",
     "AWS_SECRET_ACCESS_KEY": "a secret",
@@ -48,6 +50,12 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
         assert process.poll() is None, text
         time.sleep(0.05)
     raise AssertionError(f"no S3 server: {log.read_text()}")
+
+
+def lead_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all who speak S3 do so with the server there."""
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
+        monkeypatch.setenv(name, value)
 
 
 def new_bucket() -> str:

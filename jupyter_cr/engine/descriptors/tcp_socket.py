@@ -55,7 +55,15 @@ from jupyter_cr.engine.descriptors.socket_queue import (
 from jupyter_cr.errors import EngineError, RestoreError
 from jupyter_cr.tracer.sock_diag import State
 
-__all__ = ["ListeningPort", "Record", "collect", "listening_ports", "matches", "rebuild"]
+__all__ = [
+    "ListeningPort",
+    "Record",
+    "collect",
+    "listening_ports",
+    "matches",
+    "port_numbers",
+    "rebuild",
+]
 
 _NAME = "tcp_socket"
 _SOCKET = socket.SOL_SOCKET
@@ -120,6 +128,11 @@ def listening_ports(files: Iterable[OpenFile]) -> list[ListeningPort]:
         and file.record.role == "listener"
         and file.record.local is not None
     ]
+
+
+def port_numbers(files: Iterable[OpenFile]) -> frozenset[int]:
+    """Where they listen."""
+    return frozenset(port.address.port for port in listening_ports(files))
 
 
 def matches(descriptor: Descriptor) -> bool:
